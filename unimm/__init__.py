@@ -1,0 +1,54 @@
+"""Unified multimodal models on the Hugging Face stack: tokenizers, plans, backbones and heads that recombine."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+
+from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
+from .conditions import ClassConditionConfig, TextConditionConfig
+from .errors import UniMMError
+from .generation import ConstantGuidance, IntervalGuidance, LinearGuidance, SoftCodes
+from .heads import CategoricalHeadConfig
+from .models import (
+    UniMMConditionalConfig,
+    UniMMForConditionalGeneration,
+    UniMMForImageGeneration,
+    UniMMImageGenerationConfig,
+    UniMMImageProcessor,
+    UniMMProcessor,
+)
+from .plans import RasterPlanConfig, ScalePlanConfig
+from .tokens import TokenLayout, VisualTokens
+
+__version__ = "0.1.0"
+
+for _config in (
+    CategoricalHeadConfig,
+    ClassConditionConfig,
+    RasterPlanConfig,
+    ScalePlanConfig,
+    TextConditionConfig,
+    LLMBackboneConfig,
+    VisualTransformerConfig,
+    UniMMConditionalConfig,
+    UniMMImageGenerationConfig,
+):
+    AutoConfig.register(_config.model_type, _config)
+for _model in (LLMBackbone, VisualTransformer, UniMMForConditionalGeneration, UniMMForImageGeneration):
+    AutoModel.register(_model.config_class, _model)
+AutoModelForMultimodalLM.register(UniMMConditionalConfig, UniMMForConditionalGeneration)
+AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)
+
+__all__ = [
+    "ConstantGuidance",
+    "IntervalGuidance",
+    "LinearGuidance",
+    "SoftCodes",
+    "TokenLayout",
+    "UniMMConditionalConfig",
+    "UniMMError",
+    "UniMMForConditionalGeneration",
+    "UniMMForImageGeneration",
+    "UniMMImageGenerationConfig",
+    "UniMMImageProcessor",
+    "UniMMProcessor",
+    "VisualTokens",
+]

@@ -1,0 +1,76 @@
+"""A class label as a condition."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from ..configuration import UniMMConfig
+from ..errors import ConfigError
+from .base import Condition, Conditioner
+
+
+class ClassConditionConfig(UniMMConfig):
+    """A table of class embeddings, with one more row for the null class.
+
+    Args:
+        num_classes: number of classes; id `num_classes` is the null class.
+        form: `prefix` puts the embedding before the tokens (LlamaGen), `vector` modulates the blocks and starts the
+            first slot (VAR).
+        drop_probability: share of training samples that get the null class instead of their own.
+    """
+
+    model_type = "unimm_class_condition"
+    num_classes: int = 1000
+    form: Literal["prefix", "vector"] = "prefix"
+    drop_probability: float | int = 0.1
+
+    def build(self, hidden_size: int) -> ClassCondition:
+        return ClassCondition(self, hidden_size)
+
+
+class ClassCondition(Conditioner):
+    """An embedding per class, and one for the null class."""
+
+    input_names = ("labels",)
+
+    def __init__(self, config: ClassConditionConfig, hidden_size: int):
+        super().__init__()
+        self.form = config.form
+        self.num_classes = config.num_classes
+        self.drop_probability = float(config.drop_probability)
+        self.embedding = nn.Embedding(config.num_classes + 1, hidden_size)
+
+    def forward(self, *, labels: torch.Tensor, dropped: torch.Tensor | None = None) -> Condition:  # type: ignore[override]
+        """Looks the labels up.
+
+        Args:
+            labels: `(batch,)` int64 in `[0, num_classes]`.
+            dropped: `(batch,)` bool, True where the null class stands in.
+        """
+        if dropped is not None:
+            labels = torch.where(dropped, self.num_classes, labels)
+        rows = self.embedding(labels)
+        return Condition(vector=rows) if self.form == "vector" else Condition(prefix=rows[:, None])
+
+    def null(self, *, labels: torch.Tensor) -> Condition:  # type: ignore[override]
+        return self(labels=torch.full_like(labels, self.num_classes))
+
+    def batch_size(self, *, labels: torch.Tensor) -> int:  # type: ignore[override]
+        return labels.shape[0]
+
+    def check(self, *, labels: torch.Tensor) -> None:
+        """Refuses labels outside of the table.
+
+        Raises:
+            ConfigError: with the range that was found.
+        """
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise ConfigError(f"labels must be integers of shape (batch,), given {labels.dtype} {tuple(labels.shape)}")
+        if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= self.num_classes:
+            raise ConfigError(
+                f"labels must lie in [0, {self.num_classes}] ({self.num_classes} is the null class), found "
+                f"{int(labels.min())} to {int(labels.max())}"
+            )

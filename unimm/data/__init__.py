@@ -1,0 +1,1 @@
+"""Data: the built-in world Shapes, loaders driven by data cards, collators and transforms."""

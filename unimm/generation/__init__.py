@@ -1,0 +1,22 @@
+"""Sampling: the one loop, guidance schedules, token filters, caches and the source of randomness."""
+
+from .caches import ExactStaticCache, ExactStaticLayer, make_cache
+from .filters import SoftCodes, token_filters
+from .guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, LinearGuidance, as_schedule
+from .randomness import GeneratorRandomness, Randomness, RecordedRandomness
+
+__all__ = [
+    "ConstantGuidance",
+    "ExactStaticCache",
+    "ExactStaticLayer",
+    "GeneratorRandomness",
+    "GuidanceSchedule",
+    "IntervalGuidance",
+    "LinearGuidance",
+    "Randomness",
+    "RecordedRandomness",
+    "SoftCodes",
+    "as_schedule",
+    "make_cache",
+    "token_filters",
+]

@@ -1,0 +1,101 @@
+"""From a description (a path, a system's preset, or a config) to a config or a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ..errors import ConfigError, nearest
+
+_SECTION_KEYS = ("path", "system", "preset", "overrides", "config")
+
+
+def build_config(section: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config that a recipe's model section describes.
+
+    Args:
+        section: `{path}`, `{system, preset, overrides}` or `{config}`; overrides are nested by part
+            (`{"backbone_config": {"hidden_size": 64}}`).
+
+    Raises:
+        ConfigError: an unknown key, none or several of path, system and config, or fields that do not exist.
+    """
+    for key in section:
+        if key not in _SECTION_KEYS:
+            raise ConfigError(f"the model section has no key '{key}'{nearest(key, _SECTION_KEYS)}")
+    if sum(key in section for key in ("path", "system", "config")) != 1:
+        raise ConfigError(f"the model section needs exactly one of path, system and config, given {sorted(section)}")
+    if "path" in section:
+        config = AutoConfig.from_pretrained(section["path"])
+    elif "system" in section:
+        from ..systems import get_system
+
+        config = get_system(section["system"]).preset(section.get("preset", "")).config()
+    else:
+        fields = dict(section["config"])
+        model_type = fields.pop("model_type", None)
+        if model_type is None:
+            raise ConfigError("the model section's config needs a model_type, such as 'unimm_image_generation'")
+        try:
+            config = AutoConfig.for_model(model_type, **fields)
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"the model section's config: {error}") from error
+    return override_config(config, section.get("overrides") or {})
+
+
+def override_config(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> PreTrainedConfig:
+    """A copy of a config with some (nested) fields replaced.
+
+    Raises:
+        ConfigError: a field that does not exist, or parts that no longer fit.
+    """
+    if not overrides:
+        return config
+    fields = config.to_dict()
+    _merge(fields, overrides, type(config).__name__)
+    fields.pop("transformers_version", None)
+    return type(config)(**{key: value for key, value in fields.items() if key != "model_type"})
+
+
+def _merge(fields: dict[str, Any], overrides: Mapping[str, Any], where: str) -> None:
+    for key, value in overrides.items():
+        if key not in fields:
+            raise ConfigError(f"{where} has no field '{key}'{nearest(key, fields)}")
+        replaced_part = isinstance(value, Mapping) and value.get("model_type", None) not in (
+            None,
+            fields[key].get("model_type") if isinstance(fields[key], dict) else None,
+        )
+        if isinstance(value, Mapping) and isinstance(fields[key], dict) and not replaced_part:
+            _merge(fields[key], value, f"{where}.{key}")
+        else:
+            fields[key] = value
+
+
+def build_model(section: Mapping[str, Any], tokenizer_path: str | None = None) -> PreTrainedModel:
+    """The model that a recipe's model section describes, with a trained visual tokenizer put in where one is given.
+
+    Args:
+        section: as `build_config`.
+        tokenizer_path: folder or Hub id of a visual tokenizer; its config replaces the section's `tokenizer_config`.
+
+    Raises:
+        ConfigError: as `build_config`.
+    """
+    if "path" in section and not section.get("overrides") and tokenizer_path is None:
+        return AutoModel.from_pretrained(section["path"])
+    if tokenizer_path is None:
+        return AutoModel.from_config(build_config(section))
+    tokenizer = AutoModel.from_pretrained(tokenizer_path)
+    section = dict(section)
+    own = tokenizer.config.to_dict()
+    if "config" in section:
+        section["config"] = {**section["config"], "tokenizer_config": own}
+    else:
+        section["overrides"] = {**(section.get("overrides") or {}), "tokenizer_config": own}
+    model = AutoModel.from_config(build_config(section))
+    model.tokenizer.load_state_dict(tokenizer.state_dict())
+    return model

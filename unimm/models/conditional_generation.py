@@ -1,0 +1,579 @@
+"""A language model that reads and draws: text and images in one sequence, in any order and number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationMixin,
+    LogitsProcessorList,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SuppressTokensLogitsProcessor,
+)
+from transformers.utils import ModelOutput
+
+from ..backbones.llm import LLMAdapter
+from ..conditions.base import Condition
+from ..configuration import UniMMConfig, any_config
+from ..errors import ConfigError, LayoutError
+from ..generation.filters import token_filters
+from ..generation.guidance import GuidanceSchedule, as_schedule
+from ..generation.loop import generate_tokens
+from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..tokens import TokenLayout, VisualTokens, check_ids
+from .image_generation import GenerateImageOutput, init_part_weights
+
+if TYPE_CHECKING:
+    from ..tokenizers.base import VisualTokenizer
+
+
+class UniMMConditionalConfig(UniMMConfig):
+    """A causal language model with visual tokens, and optionally a vision encoder for the images that it reads.
+
+    In the text, an image stands as `image_start_token`, placeholders, `image_end_token`. A discrete picture has one
+    `visual_token` placeholder per visual token; a picture seen through the vision encoder has one `image_token`
+    placeholder per feature.
+
+    Args:
+        text_config: any causal language model.
+        vision_config: vision encoder for understanding (SigLIP, DINOv2, CLIP, …), None to read visual tokens instead.
+        tokenizer_config: visual tokenizer with a codebook.
+        plan_config: `raster`.
+        head_config: distribution of a visual token.
+        image_size: pixels, a side or `(height, width)`, of the visual tokenizer's pictures.
+        image_token_id: placeholder of a vision-encoder feature.
+        visual_token_id: placeholder of a visual token.
+        image_start_token_id: opens an image; the model draws after it.
+        image_end_token_id: closes an image.
+        null_prompt_ids: the prompt of the unconditional context, without the image start.
+        text_loss_weight: weight of the mean loss over text tokens.
+        image_loss_weight: weight of the mean loss over visual tokens.
+    """
+
+    model_type = "unimm_conditional_generation"
+    sub_configs_defaults = {
+        "text_config": any_config("qwen3"),
+        "vision_config": any_config("siglip_vision_model", optional=True),
+        "tokenizer_config": any_config("unimm_vq_tokenizer"),
+        "plan_config": any_config("unimm_raster_plan"),
+        "head_config": any_config("unimm_categorical_head"),
+    }
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    tokenizer_config: dict[str, Any] | PreTrainedConfig | None = None
+    plan_config: dict[str, Any] | PreTrainedConfig | None = None
+    head_config: dict[str, Any] | PreTrainedConfig | None = None
+    image_size: int | list[int] | tuple[int, int] = 256
+    image_token_id: int = 0
+    visual_token_id: int = 1
+    image_start_token_id: int = 2
+    image_end_token_id: int = 3
+    null_prompt_ids: list[int] | tuple[int, ...] = ()
+    text_loss_weight: float | int = 1.0
+    image_loss_weight: float | int = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.head_config.condition_form is not None:
+            raise ConfigError(
+                f"the head's norm '{self.head_config.norm}' is modulated by a condition vector, which a language model "
+                "does not give: set head_config.norm to 'none'"
+            )
+        if self.plan_config.condition_form != "prefix":
+            raise ConfigError(
+                f"the plan '{self.plan_config.model_type}' starts from a condition vector, a language model's prompt is a "
+                "prefix: use the raster plan"
+            )
+        special = [self.image_token_id, self.visual_token_id, self.image_start_token_id, self.image_end_token_id]
+        vocabulary = self.text_config.vocab_size
+        if len(set(special)) < len(special) or not all(0 <= token < vocabulary for token in special):
+            raise ConfigError(
+                "image_token_id, visual_token_id, image_start_token_id and image_end_token_id must be four different ids "
+                f"below the vocabulary size {vocabulary}, given {special}"
+            )
+
+    @property
+    def height_and_width(self) -> tuple[int, int]:
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+@dataclass
+class ConditionalOutput(ModelOutput):
+    """Result of a forward pass.
+
+    Args:
+        loss: weighted sum of the mean losses over text and over visual tokens, where labels were given.
+        text_loss: mean cross-entropy over text targets.
+        image_loss: mean cross-entropy over visual targets.
+        logits: `(batch, kept, vocabulary)` text logits; None in training mode with labels.
+        cache: keys and values.
+        last_hidden_state: `(batch, sequence, hidden)`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    text_loss: torch.Tensor | None = None
+    image_loss: torch.Tensor | None = None
+    cache: Cache | None = None
+    last_hidden_state: torch.Tensor | None = None
+
+
+@dataclass
+class InterleavedOutput(ModelOutput):
+    """Result of `generate(generation_mode="interleaved")` for one sample.
+
+    Args:
+        sequences: `(1, length)` prompt and answer, with placeholders where pictures are.
+        image_ids: `(pictures, tokens)` ids of all pictures of the sequence, given ones first.
+        images: `(new pictures, 3, height, width)` in [-1, 1].
+    """
+
+    sequences: torch.Tensor | None = None
+    image_ids: torch.Tensor | None = None
+    images: torch.Tensor | None = None
+
+
+class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Understanding, generation and editing with one causal language model."""
+
+    config: UniMMConditionalConfig
+    config_class = UniMMConditionalConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("text", "image")
+    output_modalities = ("text", "image")
+    supports_gradient_checkpointing = True
+    # The two losses are means over tokens of different kinds; the trainer must not divide them again.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: UniMMConditionalConfig):
+        super().__init__(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        hidden_size = config.text_config.hidden_size
+        self.tokenizer: VisualTokenizer = AutoModel.from_config(config.tokenizer_config)
+        self.tokenizer.requires_grad_(False)
+        if self.tokenizer.codebook_size is None:
+            raise ConfigError(
+                f"the head '{config.head_config.model_type}' predicts ids, the tokenizer "
+                f"'{config.tokenizer_config.model_type}' gives continuous latents: choose a tokenizer with a codebook"
+            )
+        self.layout: TokenLayout = self.tokenizer.layout_for(*config.height_and_width)
+        codebook_size = self.tokenizer.codebook_size
+        self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, self.tokenizer.latent_channels)
+        self.head = config.head_config.build(hidden_size, codebook_size)
+        self.vision_encoder: PreTrainedModel | None = None
+        if config.vision_config is not None:
+            self.vision_encoder = AutoModel.from_config(config.vision_config)
+            width = config.vision_config.hidden_size
+            self.projector = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_part_weights(module, getattr(self.config.text_config, "initializer_range", 0.02))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def train(self, mode: bool = True) -> UniMMForConditionalGeneration:
+        """Training mode for all but the frozen tokenizer."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    @property
+    def num_image_features(self) -> int:
+        """Placeholders that a picture takes when it is read through the vision encoder."""
+        if self.config.vision_config is None:
+            raise ConfigError("this model has no vision encoder: pictures are read as visual tokens")
+        return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: torch.Tensor) -> VisualTokens:
+        """Visual tokens of `(pictures, 3, height, width)` pixels in [-1, 1].
+
+        Raises:
+            LayoutError: a size that the model was not built for.
+        """
+        if tuple(pixel_values.shape[-2:]) != self.config.height_and_width:
+            raise LayoutError(
+                f"this model was built for images of {self.config.height_and_width} pixels (height, width), given "
+                f"{tuple(pixel_values.shape[-2:])}: resize them first"
+            )
+        return self.tokenizer.encode(pixel_values)
+
+    @torch.no_grad()
+    def decode_image_tokens(self, image_tokens: torch.Tensor) -> torch.Tensor:
+        """Pixels `(pictures, 3, height, width)` in [-1, 1] of visual ids `(pictures, tokens)`.
+
+        Raises:
+            LayoutError: another number of tokens per picture.
+            CodebookError: ids outside of the codebook.
+        """
+        check_ids(image_tokens, self.tokenizer.codebook_size)
+        return self.tokenizer.decode(VisualTokens(self.layout, ids=image_tokens))
+
+    def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Projected features `(pictures, features, hidden)` of the vision encoder, one per patch."""
+        assert self.vision_encoder is not None
+        features = self.vision_encoder(pixel_values).last_hidden_state[:, -self.num_image_features :]
+        return self.projector(features)
+
+    def embed_inputs(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embeddings `(batch, sequence, hidden)` of text with its pictures put in.
+
+        Args:
+            input_ids: `(batch, sequence)`.
+            pixel_values: `(pictures, 3, height, width)` for the `image_token` placeholders, in reading order.
+            image_ids: `(pictures, tokens)` for the `visual_token` placeholders, in reading order.
+
+        Raises:
+            LayoutError: the number of placeholders is not that of the pictures given.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        for name, placeholder, given in (
+            ("image_ids", self.config.visual_token_id, image_ids),
+            ("pixel_values", self.config.image_token_id, pixel_values),
+        ):
+            where = input_ids == placeholder
+            if given is None:
+                if bool(where.any()):
+                    raise LayoutError(f"the text has {int(where.sum())} picture placeholders but no {name} were given")
+                continue
+            if name == "image_ids":
+                parts = self.plan.token_embedding(given)
+            else:
+                parts = self.get_image_features(given)
+            if int(where.sum()) != parts.shape[0] * parts.shape[1]:
+                raise LayoutError(
+                    f"{parts.shape[0]} pictures of {parts.shape[1]} slots were given as {name}, but the text has "
+                    f"{int(where.sum())} placeholders for them"
+                )
+            embeddings = embeddings.masked_scatter(where[..., None], parts.to(embeddings.dtype))
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        visual_pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> ConditionalOutput:
+        """Text logits and, with labels, the losses over text and visual tokens.
+
+        Args:
+            input_ids: `(batch, sequence)` with placeholders for pictures.
+            attention_mask: `(batch, sequence)`, 0 for padding.
+            position_ids: `(batch, sequence)`.
+            pixel_values: `(pictures, 3, h, w)` for the vision encoder, or for the visual tokenizer in a model without one.
+            image_ids: `(pictures, tokens)` visual ids; or give `visual_pixel_values`.
+            visual_pixel_values: `(pictures, 3, height, width)` in [-1, 1], encoded here.
+            labels: `(batch, sequence)`: a text id where that token is a target, `visual_token_id` where the visual token
+                at this place is a target, -100 elsewhere.
+            cache: keys and values of earlier slots.
+            inputs_embeds: `(batch, sequence, hidden)` instead of `input_ids`.
+            logits_to_keep: number of last positions whose text logits are wanted, 0 for all.
+
+        Raises:
+            LayoutError: pictures and placeholders that do not match.
+        """
+        if self.vision_encoder is None and pixel_values is not None:
+            visual_pixel_values, pixel_values = pixel_values, None
+        if visual_pixel_values is not None and image_ids is None:
+            image_ids = self.encode_images(visual_pixel_values).values
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed_inputs(input_ids, pixel_values, image_ids)
+        outputs = self.language_model.get_decoder()(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            use_cache=use_cache,
+        )
+        hidden_states = outputs.last_hidden_state
+        result = ConditionalOutput(cache=outputs.cache, last_hidden_state=hidden_states)
+        if labels is not None:
+            result.text_loss, result.image_loss = self._losses(hidden_states, labels, input_ids, image_ids)
+            result.loss = (
+                float(self.config.text_loss_weight) * result.text_loss
+                + float(self.config.image_loss_weight) * result.image_loss
+            )
+        if labels is None or not self.training:
+            result.logits = self.get_output_embeddings()(hidden_states[:, -logits_to_keep:])
+        return result
+
+    def _losses(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        input_ids: torch.Tensor | None,
+        image_ids: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        predicting, targets = hidden_states[:, :-1], labels[:, 1:]
+        is_visual = targets == self.config.visual_token_id
+        is_text = (targets != -100) & ~is_visual
+        logits = self.get_output_embeddings()(predicting[is_text])
+        text_loss = F.cross_entropy(logits.float(), targets[is_text], reduction="sum") / is_text.sum().clamp(min=1)
+        if image_ids is None:
+            return text_loss, text_loss.new_zeros(())
+        assert input_ids is not None
+        ids = torch.zeros_like(input_ids).masked_scatter(input_ids == self.config.visual_token_id, image_ids)
+        losses = self.head.loss(predicting[is_visual][None], ids[:, 1:][is_visual][None])
+        return text_loss, losses.sum() / is_visual.sum().clamp(min=1)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if is_first_iteration or not kwargs.get("use_cache", True):
+            inputs |= {"pixel_values": pixel_values, "image_ids": image_ids}
+        return inputs
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        generation_mode: Literal["text", "image", "interleaved"] = "text",
+        **kwargs: Any,
+    ) -> Any:
+        """Continues the prompt with text, with a picture, or with both in turn.
+
+        Args:
+            input_ids: `(batch, sequence)` prompts, padded on the left.
+            attention_mask: `(batch, sequence)`, 0 for padding.
+            generation_mode: `text` takes transformers' generation arguments; `image` see `generate_image`;
+                `interleaved` see `generate_interleaved`.
+
+        Raises:
+            ConfigError: an unknown mode, or no prompt.
+        """
+        if input_ids is None:
+            input_ids = kwargs.pop("inputs", None)
+        if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            raise ConfigError("generate needs prompts as input_ids of shape (batch, sequence) with at least one token")
+        if generation_mode == "image":
+            return self.generate_image(input_ids, attention_mask, **kwargs)
+        if generation_mode == "interleaved":
+            return self.generate_interleaved(input_ids, attention_mask, **kwargs)
+        if generation_mode != "text":
+            raise ConfigError(f"generation_mode must be 'text', 'image' or 'interleaved', given '{generation_mode}'")
+        return self._generate_text(input_ids, attention_mask, may_start_images=False, **kwargs)
+
+    def _generate_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, may_start_images: bool, **kwargs: Any
+    ) -> Any:
+        config = self.config
+        never = [config.image_token_id, config.visual_token_id, config.image_end_token_id]
+        if not may_start_images:
+            never.append(config.image_start_token_id)
+        processors = LogitsProcessorList(kwargs.pop("logits_processor", None) or [])
+        processors.append(SuppressTokensLogitsProcessor(never, device=input_ids.device))
+        if self.vision_encoder is None and kwargs.get("pixel_values") is not None:
+            kwargs["image_ids"] = self.encode_images(kwargs.pop("pixel_values")).values
+        return super().generate(
+            input_ids, attention_mask=attention_mask, logits_processor=processors, **kwargs
+        )
+
+    def _prompt(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pixel_values: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+    ) -> Condition:
+        """A prompt as a prefix that ends with the image start."""
+        if attention_mask is not None and bool(attention_mask.bool().all()):
+            attention_mask = None
+        if bool((input_ids[:, -1] != self.config.image_start_token_id).any()):
+            input_ids = F.pad(input_ids, (0, 1), value=self.config.image_start_token_id)
+            if attention_mask is not None:
+                attention_mask = F.pad(attention_mask, (0, 1), value=1)
+        if self.vision_encoder is None and pixel_values is not None:
+            image_ids, pixel_values = self.encode_images(pixel_values).values, None
+        prefix = self.embed_inputs(input_ids, pixel_values, image_ids)
+        return Condition(prefix=prefix, prefix_mask=None if attention_mask is None else attention_mask.bool())
+
+    @torch.no_grad()
+    def generate_image(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        negative_input_ids: torch.Tensor | None = None,
+        negative_attention_mask: torch.Tensor | None = None,
+        guidance_scale: float | GuidanceSchedule = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        do_sample: bool = True,
+        logits_processor: LogitsProcessorList | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        randomness: Randomness | Mapping[str, torch.Tensor] | None = None,
+        use_cache: bool = True,
+        cache_implementation: Literal["static", "dynamic"] = "static",
+        output_logits: bool = False,
+        return_dict_in_generate: bool = False,
+    ) -> torch.Tensor | GenerateImageOutput:
+        """Draws one picture per prompt.
+
+        Args:
+            input_ids: `(batch, sequence)` prompts, padded on the left; the image start is added where it is missing.
+            attention_mask: `(batch, sequence)`, 0 for padding.
+            pixel_values: pictures of the prompts.
+            image_ids: visual ids of the prompts' pictures.
+            negative_input_ids: `(batch or 1, sequence)` prompts of the unconditional context; the config's null prompt
+                when none are given.
+            guidance_scale: scale of classifier-free guidance (1 is none), or a schedule over steps.
+            generator: one for the batch, or one per sample.
+            return_dict_in_generate: return pixels, ids and logits instead of the ids alone.
+
+        Returns:
+            Visual ids `(batch, tokens)` for `decode_image_tokens`, or a `GenerateImageOutput`.
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            if isinstance(randomness, Mapping):
+                randomness = RecordedRandomness(randomness)
+            condition = self._prompt(input_ids, attention_mask, pixel_values, image_ids)
+            if negative_input_ids is None:
+                null = [*self.config.null_prompt_ids, self.config.image_start_token_id]
+                negative_input_ids = torch.tensor([null], device=input_ids.device)
+            if negative_input_ids.shape[0] == 1:
+                negative_input_ids = negative_input_ids.expand(input_ids.shape[0], -1)
+            processors = LogitsProcessorList(logits_processor or [])
+            processors.extend(token_filters(temperature, min(top_k, self.tokenizer.codebook_size), top_p))
+            generated = generate_tokens(
+                plan=self.plan,
+                backbone=LLMAdapter(self.language_model.get_decoder()),
+                head=self.head,
+                layout=self.layout,
+                condition=condition,
+                unconditional=self._prompt(negative_input_ids, negative_attention_mask),
+                guidance=as_schedule(guidance_scale),
+                randomness=randomness or GeneratorRandomness(generator),
+                processors=processors,
+                tokenizer=self.tokenizer,
+                do_sample=do_sample,
+                use_cache=use_cache,
+                cache_implementation=cache_implementation,
+                output_logits=output_logits,
+            )
+            ids = generated.canvas.ids
+            if not return_dict_in_generate:
+                return ids
+            return GenerateImageOutput(
+                images=self.decode_image_tokens(ids),
+                sequences=ids,
+                drawn=generated.drawn,
+                logits=generated.logits,
+                num_backbone_calls=generated.num_backbone_calls,
+            )
+        finally:
+            self.train(was_training)
+
+    @torch.no_grad()
+    def generate_interleaved(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        pixel_values: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        max_new_tokens: int = 256,
+        max_images: int = 4,
+        image_options: Mapping[str, Any] | None = None,
+        **text_options: Any,
+    ) -> InterleavedOutput:
+        """Writes text, and draws a picture whenever the model opens one; the picture then is context for what follows.
+
+        Args:
+            input_ids: `(1, sequence)`: one sample, since every sample switches at its own place.
+            max_new_tokens: text tokens to write in all.
+            max_images: pictures to draw at most; after that the model cannot open another.
+            image_options: arguments of `generate_image` (guidance, temperature, …).
+            text_options: transformers' generation arguments.
+
+        Raises:
+            ConfigError: a batch of several samples.
+        """
+        if input_ids.shape[0] != 1:
+            raise ConfigError(f"interleaved generation takes one sample at a time, given {input_ids.shape[0]}")
+        config, new_ids, written = self.config, [], 0
+        if self.vision_encoder is None and pixel_values is not None:
+            image_ids, pixel_values = self.encode_images(pixel_values).values, None
+        if attention_mask is not None:
+            input_ids = input_ids[:, attention_mask[0].bool()]
+        end = text_options.pop("eos_token_id", self.generation_config.eos_token_id)
+        ends = [] if end is None else [end] if isinstance(end, int) else list(end)
+        sequence = input_ids
+        while True:
+            opened = int(sequence[0, -1]) == config.image_start_token_id and len(new_ids) < max_images
+            if opened:
+                drawn = self.generate_image(
+                    sequence, pixel_values=pixel_values, image_ids=image_ids, **dict(image_options or {})
+                )
+                assert isinstance(drawn, torch.Tensor)
+                new_ids.append(drawn)
+                image_ids = drawn if image_ids is None else torch.cat([image_ids, drawn])
+                placeholders = [config.visual_token_id] * self.layout.length + [config.image_end_token_id]
+                sequence = torch.cat([sequence, sequence.new_tensor([placeholders])], dim=1)
+            if written >= max_new_tokens:
+                break
+            before = sequence.shape[1]
+            sequence = self._generate_text(
+                sequence,
+                None,
+                may_start_images=len(new_ids) < max_images,
+                pixel_values=pixel_values,
+                image_ids=image_ids,
+                max_new_tokens=max_new_tokens - written,
+                eos_token_id=[*ends, config.image_start_token_id],
+                **text_options,
+            )
+            written += sequence.shape[1] - before
+            if int(sequence[0, -1]) != config.image_start_token_id:
+                break
+        images = self.decode_image_tokens(torch.cat(new_ids)) if new_ids else None
+        return InterleavedOutput(sequences=sequence, image_ids=image_ids, images=images)

@@ -1,0 +1,110 @@
+"""Raster order: one token per step, each from everything before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import nn
+
+from ..conditions.base import Condition
+from ..configuration import UniMMConfig
+from ..errors import LayoutError
+from ..tokens import TokenLayout, VisualTokens
+from .base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
+
+if TYPE_CHECKING:
+    from ..tokenizers.base import VisualTokenizer
+
+
+class RasterPlanConfig(UniMMConfig):
+    """Next-token prediction in reading order.
+
+    Args:
+        dropout: share of slot channels dropped in training.
+    """
+
+    model_type = "unimm_raster_plan"
+    dropout: float | int = 0.0
+
+    needs_tokenizer: ClassVar[bool] = False
+
+    @property
+    def condition_form(self) -> str:
+        return "prefix"
+
+    def build(self, hidden_size: int, layout: TokenLayout, codebook_size: int, latent_channels: int) -> RasterPlan:
+        if layout.num_levels != 1:
+            raise LayoutError(
+                f"the raster plan predicts one grid or sequence, the tokenizer gives {layout.num_levels} levels "
+                f"({layout}): use the scale plan with it, or a tokenizer with a single level"
+            )
+        return RasterPlan(self, hidden_size, codebook_size)
+
+
+class RasterPlan(PredictionPlan):
+    """A slot starts from the embedding of the token before it; the last prefix slot predicts the first token.
+
+    With a prefix of `T` slots, the hidden state at slot `T - 1 + n` predicts token `n`.
+    """
+
+    def __init__(self, config: RasterPlanConfig, hidden_size: int, codebook_size: int):
+        super().__init__()
+        self.token_embedding = nn.Embedding(codebook_size, hidden_size)
+        self.dropout = nn.Dropout(float(config.dropout))
+
+    def training_inputs(
+        self,
+        tokens: VisualTokens,
+        condition: Condition,
+        tokenizer: VisualTokenizer | None = None,
+        feed_every_token: bool = False,
+    ) -> PlanInputs:
+        ids, prefix = tokens.values, _prefix(condition)
+        fed = ids if feed_every_token else ids[:, :-1]
+        embeddings = self.dropout(torch.cat([prefix, self.token_embedding(fed).to(prefix.dtype)], dim=1))
+        return PlanInputs(
+            embeddings=embeddings,
+            positions=self.positions(tokens.layout, condition, embeddings.shape[1]),
+            rule=AttentionRule.causal(embeddings.shape[1], condition.key_mask(embeddings.shape[1])),
+            predicting=torch.arange(tokens.layout.length, device=ids.device) + condition.prefix_length - 1,
+            targets=ids,
+        )
+
+    def steps(self, layout: TokenLayout, prefix_length: int) -> Sequence[PlanStep]:
+        first = PlanStep(0, slice(0, prefix_length), slice(0, 1), 1)
+        return [first] + [
+            PlanStep(n, slice(prefix_length + n - 1, prefix_length + n), slice(n, n + 1), 1)
+            for n in range(1, layout.length)
+        ]
+
+    def rule(self, layout: TokenLayout, condition: Condition) -> AttentionRule:
+        length = condition.prefix_length + layout.length - 1
+        return AttentionRule.causal(length, condition.key_mask(length))
+
+    def positions(self, layout: TokenLayout, condition: Condition, num_slots: int | None = None) -> SlotPositions:
+        prefix_length, device = condition.prefix_length, condition.device
+        num_slots = prefix_length + layout.length - 1 if num_slots is None else num_slots
+        coordinates = layout.coordinates(device)[: num_slots - prefix_length]
+        return SlotPositions(
+            coordinates=torch.cat([coordinates.new_zeros(prefix_length, layout.num_dimensions), coordinates]),
+            is_prefix=torch.arange(num_slots, device=device) < prefix_length,
+            position_ids=condition.position_ids(num_slots),
+        )
+
+    def slots(
+        self, canvas: Canvas, step: PlanStep, condition: Condition, tokenizer: VisualTokenizer | None = None
+    ) -> torch.Tensor:
+        if step.index == 0:
+            return _prefix(condition)
+        previous = self.token_embedding(canvas.ids[:, step.tokens.start - 1 : step.tokens.start])
+        return previous.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
+
+
+def _prefix(condition: Condition) -> torch.Tensor:
+    if condition.prefix is None:
+        raise LayoutError(
+            "the raster plan needs a condition prefix for its first prediction; give the condition the form 'prefix'"
+        )
+    return condition.prefix

@@ -1,0 +1,199 @@
+"""What flows between all the rooms of the package: where a sample's visual tokens lie, and the tokens themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+
+from .errors import CodebookError, LayoutError
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How one sample's tokens are arranged: an ordered list of grids, each read in raster order.
+
+    `((16, 16),)` is a grid, `((1, 1), (2, 2), (4, 4))` a pyramid, `((128,),)` a sequence, `((8, 16, 16),)` a video.
+
+    Args:
+        levels: the shape of every level, coarse to fine; each shape has 1 to 3 positive sides, the same number in all.
+
+    Raises:
+        LayoutError: no level, a side below 1, or levels of different dimensionality.
+    """
+
+    levels: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        levels = tuple(tuple(int(side) for side in level) for level in self.levels)
+        object.__setattr__(self, "levels", levels)
+        if not levels:
+            raise LayoutError("a layout needs at least one level, none was given")
+        if any(not 1 <= len(level) <= 3 or min(level) < 1 for level in levels):
+            raise LayoutError(f"every level needs 1 to 3 sides of at least 1 token, given {levels}")
+        if len({len(level) for level in levels}) > 1:
+            raise LayoutError(f"all levels need the same number of sides, given {levels}")
+
+    @classmethod
+    def grid(cls, height: int, width: int | None = None) -> TokenLayout:
+        """One `height x width` grid (square when no width is given)."""
+        return cls(((height, height if width is None else width),))
+
+    @classmethod
+    def pyramid(cls, sides: Sequence[int | tuple[int, int]]) -> TokenLayout:
+        """Grids from coarse to fine; an integer stands for a square."""
+        return cls(tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides))
+
+    @classmethod
+    def sequence(cls, length: int) -> TokenLayout:
+        """A one-dimensional run of tokens."""
+        return cls(((length,),))
+
+    @classmethod
+    def video(cls, frames: int, height: int, width: int) -> TokenLayout:
+        """One `frames x height x width` block."""
+        return cls(((frames, height, width),))
+
+    @cached_property
+    def level_lengths(self) -> tuple[int, ...]:
+        """Number of tokens of every level."""
+        return tuple(math.prod(level) for level in self.levels)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Index of every level's first token, and the total length at the end."""
+        total, offsets = 0, [0]
+        for length in self.level_lengths:
+            total += length
+            offsets.append(total)
+        return tuple(offsets)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of one sample."""
+        return self.offsets[-1]
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.levels)
+
+    @property
+    def num_dimensions(self) -> int:
+        """1 for sequences, 2 for pictures, 3 for videos."""
+        return len(self.levels[0])
+
+    @property
+    def final(self) -> tuple[int, ...]:
+        """The shape of the last (finest) level."""
+        return self.levels[-1]
+
+    def level_slice(self, level: int) -> slice:
+        """Where the tokens of `level` lie in the sequence."""
+        return slice(self.offsets[level], self.offsets[level + 1])
+
+    def level_ids(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """Level of every token, `(length,)` int64."""
+        lengths = torch.tensor(self.level_lengths)
+        return torch.repeat_interleave(torch.arange(self.num_levels), lengths).to(device)
+
+    def coordinates(self, device: torch.device | str | None = None) -> torch.Tensor:
+        """Grid coordinates of every token inside its level, `(length, num_dimensions)` int64, row before column."""
+        grids = [
+            torch.stack(torch.meshgrid(*[torch.arange(side) for side in level], indexing="ij"), -1).flatten(0, -2)
+            for level in self.levels
+        ]
+        return torch.cat(grids).to(device)
+
+    def first_levels(self, number: int) -> TokenLayout:
+        """The layout of the first `number` levels alone."""
+        if not 1 <= number <= self.num_levels:
+            raise LayoutError(f"asked for the first {number} levels of a layout with {self.num_levels}")
+        return TokenLayout(self.levels[:number])
+
+    def __str__(self) -> str:
+        return " + ".join("x".join(str(side) for side in level) for level in self.levels)
+
+
+@dataclass(frozen=True)
+class VisualTokens:
+    """The tokens of a batch of samples that share one layout: discrete ids or continuous latents, never both.
+
+    Args:
+        layout: the arrangement.
+        ids: `(batch, length)` or `(batch, length, codes)` int64.
+        latents: `(batch, length, channels)` floating point.
+
+    Raises:
+        LayoutError: neither or both are given, or the number of tokens is not the layout's.
+    """
+
+    layout: TokenLayout
+    ids: torch.Tensor | None = None
+    latents: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.ids is None) == (self.latents is None):
+            raise LayoutError("visual tokens are either ids or latents: give exactly one of them")
+        if self.ids is not None and (self.ids.is_floating_point() or self.ids.dim() not in (2, 3)):
+            raise LayoutError(
+                f"ids must be integers of shape (batch, length) or (batch, length, codes), given {self.ids.dtype} of "
+                f"shape {tuple(self.ids.shape)}"
+            )
+        if self.latents is not None and self.latents.dim() != 3:
+            raise LayoutError(f"latents must be (batch, length, channels), given {tuple(self.latents.shape)}")
+        if self.values.shape[1] != self.layout.length:
+            raise LayoutError(
+                f"the layout {self.layout} has {self.layout.length} tokens, given {self.values.shape[1]} "
+                f"(shape {tuple(self.values.shape)})"
+            )
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The ids or the latents, whichever there are."""
+        values = self.ids if self.ids is not None else self.latents
+        assert values is not None
+        return values
+
+    @property
+    def batch_size(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.values.device
+
+    def level(self, index: int) -> torch.Tensor:
+        """The values of one level, `(batch, level length, …)`."""
+        return self.values[:, self.layout.level_slice(index)]
+
+    def first_levels(self, number: int) -> VisualTokens:
+        """The tokens of the first `number` levels."""
+        layout = self.layout.first_levels(number)
+        if self.ids is not None:
+            return VisualTokens(layout, ids=self.ids[:, : layout.length])
+        return VisualTokens(layout, latents=self.values[:, : layout.length])
+
+    def to(self, device: torch.device | str) -> VisualTokens:
+        """The same tokens on another device."""
+        if self.ids is not None:
+            return replace(self, ids=self.ids.to(device))
+        return replace(self, latents=self.values.to(device))
+
+
+def check_ids(ids: torch.Tensor, codebook_size: int) -> None:
+    """Refuses ids outside of `[0, codebook_size)`. Synchronises with the device: for the border of the package.
+
+    Raises:
+        CodebookError: with the range that was found.
+    """
+    if ids.numel() == 0:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= codebook_size:
+        raise CodebookError(
+            f"token ids must lie in [0, {codebook_size - 1}], found values from {low} to {high}: were they made with "
+            "another tokenizer?"
+        )
