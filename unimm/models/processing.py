@@ -156,8 +156,8 @@ class UniMMProcessor(ProcessorMixin):
 
         Args:
             messages: `[{"role", "content": [{"type": "text", "text"} | {"type": "image"}]}]`.
-            drop_prompt: leave out everything before the first assistant message but the start of text, so that the
-                model learns the unconditional distribution for guidance.
+            drop_prompt: put the null prompt in place of everything before the first assistant message, so that the model
+                learns the unconditional distribution for guidance.
 
         Returns:
             `input_ids` and `labels`; labels are -100 outside of the targets.
@@ -186,8 +186,8 @@ class UniMMProcessor(ProcessorMixin):
 
     @property
     def null_prompt(self) -> str:
-        """The prompt of the unconditional context: a conversation in which nothing was asked."""
-        return self.apply_chat_template([], tokenize=False, add_generation_prompt=True)
+        """The prompt of the unconditional context: a user who says nothing."""
+        return self.apply_chat_template([{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True)
 
     @property
     def null_prompt_ids(self) -> tuple[int, ...]:

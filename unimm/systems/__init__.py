@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 from functools import cache
 
+from ..conversion.base import Converter, Preset, Rename, System, load_released
 from ..errors import ConfigError, nearest
-from .base import Converter, Preset, Rename, System, load_released
 
 __all__ = ["Converter", "Preset", "Rename", "System", "get_system", "load_released", "system_names"]
 
@@ -15,7 +15,7 @@ __all__ = ["Converter", "Preset", "Rename", "System", "get_system", "load_releas
 @cache
 def system_names() -> tuple[str, ...]:
     """Names of all systems: one per module of this package."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def get_system(name: str) -> System:

@@ -7,15 +7,30 @@ Its own: sizes, names of the released checkpoints, and how the reference spells 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from ..conversion.base import Converter, Preset, Rename, System
+from ..conversion.vqgan_names import llamagen_names, with_prefix
 from ..models.image_generation import UniMMImageGenerationConfig
-from .base import Converter, Preset, Rename, System
+from ..tokenizers import VQTokenizerConfig
+from ..tokenizers.losses import PatchDiscriminatorConfig
 
 WRAPPERS = ("model", "module", "state_dict", "ema")
+#: Where the tokenizer's keys stand when both released files become one.
+TOKENIZER_PREFIX = "vq_model."
+#: Layers, heads and width.
+SIZES = {
+    "B": (12, 12, 768),
+    "L": (24, 16, 1024),
+    "XL": (36, 20, 1280),
+    "XXL": (48, 24, 1536),
+    "XXXL": (48, 40, 2560),
+    "1B": (22, 32, 2048),
+    "3B": (24, 32, 3200),
+    "7B": (32, 32, 4096),
+}
 
 
 def generator_config(
@@ -86,7 +101,28 @@ def config_from_reference(settings: Mapping[str, Any]) -> PreTrainedConfig:
             dropout=settings["resid_dropout_p"],
             drop_path=settings["drop_path_rate"],
         )
-    raise RuntimeError
+    if "codebook_size" in settings:
+        return tokenizer_config(
+            base_channels=settings["ch"],
+            channel_multipliers=tuple(settings["encoder_ch_mult"]),
+            decoder_channel_multipliers=tuple(settings["decoder_ch_mult"]),
+            num_residual_blocks=settings["num_res_blocks"],
+            encoder_channels=settings["z_channels"],
+            code_channels=settings["codebook_embed_dim"],
+            codebook_size=settings["codebook_size"],
+            unit_codes=settings["codebook_l2_norm"],
+            commitment_weight=settings["commit_loss_beta"],
+            entropy_weight=settings["entropy_loss_ratio"],
+            dropout=settings["dropout_p"],
+        )
+    return PatchDiscriminatorConfig(
+        image_channels=settings["input_nc"], base_channels=settings["ndf"], num_layers=settings["n_layers"]
+    )
+
+
+def tokenizer_config(**changes: Any) -> VQTokenizerConfig:
+    """The released VQ-16 with some fields replaced."""
+    return VQTokenizerConfig(**{"usage_window": 65536, **changes})
 
 
 GENERATOR_RULES = (
@@ -106,10 +142,74 @@ GENERATOR_RULES = (
     Rename("output.weight", "head.proj.weight"),
 )
 
+TOKENIZER_RULES = (
+    *llamagen_names(),
+    Rename("quantize.embedding.weight", "quantizer.codebook.weight"),
+    Rename("quantize.codebook_used", "quantizer.codebook.recent_ids"),
+)
+
+
+def discriminator_rules(num_layers: int) -> tuple[Rename, ...]:
+    """The PatchGAN's `main.N` is numbered through convolutions, norms and activations."""
+    rules = [Rename("main.0.{p}", "convolutions.0.{p}")]
+    for layer in range(1, num_layers + 1):
+        convolution = 3 * layer - 1
+        rules.append(Rename(f"main.{convolution}.weight", f"convolutions.{layer}.weight"))
+        rules += [
+            Rename(f"main.{convolution + 1}.{name}", f"norms.{layer - 1}.{name}")
+            for name in ("{p}", "running_mean", "running_var", "num_batches_tracked")
+        ]
+    rules.append(Rename(f"main.{3 * num_layers + 2}.{{p}}", f"convolutions.{num_layers + 1}.{{p}}"))
+    return tuple(rules)
+
 
 def converter(config: PreTrainedConfig) -> Converter:
-    return Converter(GENERATOR_RULES, ignored=("freqs_cis",), wrappers=WRAPPERS)
+    """Names of a generator's, a tokenizer's or a discriminator's file."""
+    if isinstance(config, VQTokenizerConfig):
+        rules: tuple[Rename, ...] = TOKENIZER_RULES
+    elif isinstance(config, PatchDiscriminatorConfig):
+        rules = discriminator_rules(config.num_layers)
+    else:
+        rules = GENERATOR_RULES + with_prefix(TOKENIZER_RULES, TOKENIZER_PREFIX, "tokenizer.")
+    return Converter(rules, ignored=("freqs_cis",), wrappers=WRAPPERS)
 
+
+def _class_preset(size: str, grid: int, parameters: float, released: bool = True) -> Preset:
+    return Preset(
+        config=lambda: generator_config(*SIZES[size], grid=grid),
+        parameters=parameters,
+        released_file=f"c2i_{size}_{16 * grid}.pt" if released else "",
+        hub_id="FoundationVision/LlamaGen" if released else "",
+    )
+
+
+def _text_preset(stage: int, grid: int) -> Preset:
+    return Preset(
+        config=lambda: generator_config(*SIZES["XL"], grid=grid, text=True),
+        parameters=775,
+        released_file=f"t2i_XL_stage{stage}_{16 * grid}.pt",
+        hub_id="peizesun/llamagen_t2i",
+    )
+
+
+PRESETS = {
+    "vq-16": Preset(tokenizer_config, 72, "vq_ds16_c2i.pt", "FoundationVision/LlamaGen"),
+    "vq-8": Preset(
+        lambda: tokenizer_config(channel_multipliers=(1, 2, 2, 4)), 70, "vq_ds8_c2i.pt", "FoundationVision/LlamaGen"
+    ),
+    "c2i-B-256": _class_preset("B", 16, 111),
+    "c2i-B-384": _class_preset("B", 24, 111),
+    "c2i-L-256": _class_preset("L", 16, 343),
+    "c2i-L-384": _class_preset("L", 24, 343),
+    "c2i-XL-384": _class_preset("XL", 24, 775),
+    "c2i-XXL-384": _class_preset("XXL", 24, 1400),
+    "c2i-3B-384": _class_preset("3B", 24, 3100),
+    "c2i-1B-384": _class_preset("1B", 24, 1200, released=False),
+    "c2i-XXXL-384": _class_preset("XXXL", 24, 3900, released=False),
+    "c2i-7B-384": _class_preset("7B", 24, 6600, released=False),
+    "t2i-XL-256": _text_preset(1, 16),
+    "t2i-XL-512": _text_preset(2, 32),
+}
 
 SYSTEM = System(
     name="llamagen",
@@ -117,7 +217,15 @@ SYSTEM = System(
     paper="2406.06525",
     code_license="MIT",
     weights_license="unknown",
-    presets={},
+    presets=PRESETS,
     converter=converter,
     config_from_reference=config_from_reference,
+    tokenizer_prefix=TOKENIZER_PREFIX,
+    axes={
+        "tokenizer": "VQ, unit codes",
+        "plan": "raster",
+        "backbone": "visual transformer (llama blocks, 2D rotary)",
+        "head": "categorical",
+        "condition": "class or text prefix",
+    },
 )

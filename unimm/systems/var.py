@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..models.image_generation import UniMMImageGenerationConfig
-from .base import Converter, Preset, Rename, System
+from ..conversion.base import Converter, Preset, Rename, System
 
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)

@@ -1,21 +1,21 @@
 """The language of the world Shapes: what a caption claims, the grammar of captions, and their exact inverse.
 
-    caption  := body [" on a " BACKGROUND " background"]
-    body     := object | pair | count | group | word | video
-    object   := phrase [PLACE]                         a small red circle in the upper left
-    pair     := phrase RELATION phrase                 a red circle left of a blue square
-    count    := NUMBER plural                          three green stars
-    group    := object ("and" object)+                 a red circle and a blue square and a green star
-    word     := [object "and"] "the word" WORD         a red circle and the word sun
-    video    := phrase "moving" DIRECTION              a red circle moving left
-    phrase   := ("a" | "an") [SIZE] [TEXTURE] [COLOUR] (SHAPE | "object") ["with a" COLOUR SHAPE "inside"]
+caption  := body [" on a " BACKGROUND " background"]
+body     := object | pair | count | group | word | video
+object   := phrase [PLACE]                         a small red circle in the upper left
+pair     := phrase RELATION phrase                 a red circle left of a blue square
+count    := NUMBER plural                          three green stars
+group    := object ("and" object)+                 a red circle and a blue square and a green star
+word     := [object "and"] "the word" WORD         a red circle and the word sun
+video    := phrase "moving" DIRECTION              a red circle moving left
+phrase   := ("a" | "an") [SIZE] [TEXTURE] [COLOUR] (SHAPE | "object") ["with a" COLOUR SHAPE "inside"]
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ...errors import DataError, nearest
@@ -38,6 +38,9 @@ KINDS = ("object", "pair", "count", "group", "word", "video")
 
 #: What a caption may state about an object or the picture, beyond what its kind always states.
 ATTRIBUTES = ("colour", "shape", "size", "texture", "position", "background")
+
+#: More objects than this are matched in their order of appearance only.
+_MAXIMUM_MATCHED = 6
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 
@@ -133,7 +136,9 @@ def claims_of(
     )
     if kind == "count":
         if len(set(objects)) > 1:
-            raise DataError("a caption of kind 'count' describes equal objects only, but the scene's objects differ")
+            raise DataError(
+                "a caption of kind 'count' describes equal objects only, but the scene's objects differ"
+            )
         objects = objects[:1]
     return Claims(
         kind=kind,
@@ -258,32 +263,13 @@ def parse_caption(caption: str) -> Claims:
     )
 
 
-def _object_checks(claim: ObjectClaim, item: SceneObject, tolerance: float) -> dict[str, bool]:
-    checks: dict[str, bool] = {}
-    if claim.shape is not None:
-        checks["shape"] = item.shape == claim.shape
-    if claim.colour is not None:
-        checks["colour"] = item.colour == claim.colour
-    if claim.size is not None:
-        checks["size"] = item.size_name == claim.size
-    if claim.texture is not None:
-        checks["texture"] = item.texture == claim.texture
-    if claim.position is not None:
-        shifts = (-tolerance, 0.0, tolerance) if tolerance else (0.0,)
-        x, y = item.centre
-        checks["position"] = any(
-            replace(item, centre=(x + dx, y + dy)).region == claim.position for dx in shifts for dy in shifts
-        )
-    if claim.emblem is not None:
-        checks["emblem"] = item.emblem == claim.emblem
-    return checks
-
-
-def check_claims(claims: Claims, scene: Scene, *, num_strays: int = 0, tolerance: float = 0.0) -> dict[str, bool]:
+def check_claims(
+    claims: Claims, scene: Scene, *, num_strays: int = 0, tolerance: float = 0.0
+) -> dict[str, bool]:
     """Which claims hold in a scene.
 
     Objects are matched to claims so that as many checks as possible hold. The check `count` wants exactly the
-    stated number of objects, no unstated word, and nothing else in the picture.
+    stated number of objects, no unstated word or emblem, and nothing else in the picture.
 
     Args:
         claims: what is claimed.
@@ -295,43 +281,14 @@ def check_claims(claims: Claims, scene: Scene, *, num_strays: int = 0, tolerance
         Claim to whether it holds, among `count, shape, colour, size, texture, position, emblem, relation,
         background, word`; only what is stated is there. A motion is not checked: it needs several pictures.
     """
+    claimed_emblems = sum(claim.emblem is not None for claim in claims.objects)
     checks = {
         "count": len(scene.objects) == claims.count
         and num_strays == 0
         and (scene.word is None or claims.word is not None)
+        and sum(item.emblem is not None for item in scene.objects) <= claimed_emblems
     }
-    if claims.kind == "count":
-        wanted = claims.objects * claims.count
-    else:
-        wanted = claims.objects
-    best: dict[str, bool] = {}
-    best_score = -1
-    if wanted:
-        padded: list[SceneObject | None] = [*scene.objects, *[None] * max(0, len(wanted) - len(scene.objects))]
-        if claims.kind == "count" or len(padded) > 6:
-            assignments = itertools.islice(itertools.combinations(padded, len(wanted)), 64)
-        else:
-            assignments = itertools.permutations(padded, len(wanted))
-        for assignment in assignments:
-            outcome: dict[str, bool] = {}
-            score = 0
-            for claim, item in zip(wanted, assignment, strict=True):
-                stated = _object_checks(claim, scene.objects[0] if item is None else item, tolerance) if (
-                    item is not None or scene.objects
-                ) else {name: False for name in _stated(claim)}  # fmt: skip
-                for name, holds in stated.items():
-                    holds = holds and item is not None
-                    outcome[name] = outcome.get(name, True) and holds
-                    score += holds
-            if claims.relation is not None:
-                first, second = assignment
-                outcome["relation"] = (
-                    first is not None and second is not None and relation_between(first, second) == claims.relation
-                )
-                score += outcome["relation"]
-            if score > best_score:
-                best, best_score = outcome, score
-    checks.update(best)
+    checks.update(_best_match(claims, scene, tolerance))
     if claims.background is not None:
         checks["background"] = scene.background == claims.background
     if claims.word is not None:
@@ -339,9 +296,53 @@ def check_claims(claims: Claims, scene: Scene, *, num_strays: int = 0, tolerance
     return checks
 
 
-def _stated(claim: ObjectClaim) -> tuple[str, ...]:
-    names = ("shape", "colour", "size", "texture", "position", "emblem")
-    return tuple(name for name in names if getattr(claim, name) is not None)
+def _best_match(claims: Claims, scene: Scene, tolerance: float) -> dict[str, bool]:
+    """The checks of objects and their relation under the matching of objects to claims that satisfies most."""
+    wanted = claims.objects * claims.count if claims.kind == "count" else claims.objects
+    missing = max(0, len(wanted) - len(scene.objects))
+    there: list[SceneObject | None] = [*scene.objects, *[None] * missing]
+    matchings: Iterator[tuple[SceneObject | None, ...]]
+    if claims.kind == "count" or len(there) > _MAXIMUM_MATCHED:
+        matchings = itertools.islice(itertools.combinations(there, len(wanted)), 64)
+    else:
+        matchings = itertools.permutations(there, len(wanted))
+    best: dict[str, bool] = {}
+    best_score = -1
+    for matching in matchings:
+        outcome: dict[str, bool] = {}
+        score = 0
+        for claim, item in zip(wanted, matching, strict=True):
+            for name, holds in _object_checks(claim, item, tolerance).items():
+                outcome[name] = outcome.get(name, True) and holds
+                score += holds
+        if claims.relation is not None:
+            first, second = matching
+            related = first is not None and second is not None
+            outcome["relation"] = related and relation_between(first, second) == claims.relation
+            score += outcome["relation"]
+        if score > best_score:
+            best, best_score = outcome, score
+    return best
+
+
+def _object_checks(claim: ObjectClaim, item: SceneObject | None, tolerance: float) -> dict[str, bool]:
+    """Which of an object's claims hold; none where it is missing."""
+    checks: dict[str, bool] = {}
+    for name in ("shape", "colour", "texture", "emblem"):
+        stated = getattr(claim, name)
+        if stated is not None:
+            checks[name] = item is not None and getattr(item, name) == stated
+    if claim.size is not None:
+        checks["size"] = item is not None and item.size_name == claim.size
+    if claim.position is not None:
+        checks["position"] = item is not None and claim.position in _regions_near(item, tolerance)
+    return checks
+
+
+def _regions_near(item: SceneObject, tolerance: float) -> set[str]:
+    shifts = (-tolerance, 0.0, tolerance)
+    x, y = item.centre
+    return {replace(item, centre=(x + dx, y + dy)).region for dx in shifts for dy in shifts}
 
 
 def tokens_of(text: str) -> list[str]:

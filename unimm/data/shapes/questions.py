@@ -55,7 +55,9 @@ def check_question_types(types: Sequence[str]) -> tuple[str, ...]:
     """
     for name in types:
         if name not in QUESTION_TYPES:
-            raise ConfigError(f"question_types has {name!r}, which does not exist{nearest(name, QUESTION_TYPES)}")
+            raise ConfigError(
+                f"question_types has {name!r}, which does not exist{nearest(name, QUESTION_TYPES)}"
+            )
     if not types:
         raise ConfigError(f"question_types is empty; give at least one of {', '.join(QUESTION_TYPES)}")
     return tuple(types)
@@ -79,7 +81,10 @@ _FORMS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("shape", re.compile(r"what shape is the (?P<noun>.+)\?")),
     ("count", re.compile(r"how many (?P<nouns>.+) are there\?")),
     ("position", re.compile(r"where is the (?P<noun>.+)\?")),
-    ("relation", re.compile(rf"is the (?P<first>.+) (?P<relation>{'|'.join(RELATIONS)}) the (?P<second>.+)\?")),
+    (
+        "relation",
+        re.compile(rf"is the (?P<first>.+) (?P<relation>{'|'.join(RELATIONS)}) the (?P<second>.+)\?"),
+    ),
     ("existence", re.compile(r"is there an? (?P<noun>.+)\?")),
     ("size", re.compile(r"what size is the (?P<noun>.+)\?")),
     ("texture", re.compile(r"is the (?P<noun>.+) solid, striped or dotted\?")),
@@ -141,7 +146,9 @@ def answer_question(text: str, scene: Scene) -> Question:
                 "texture": item.texture,
             }[type_name]
         return Question(type_name, text, answer)
-    raise DataError(f"{text!r} is no question of the world Shapes; expected for example 'what colour is the star?'")
+    raise DataError(
+        f"{text!r} is no question of the world Shapes; expected for example 'what colour is the star?'"
+    )
 
 
 def _near_miss(draws: Draws, scene: Scene) -> Pair:
@@ -234,12 +241,16 @@ def _count_scene(sampler: SceneSampler, draws: Draws, held_out: bool) -> tuple[t
         if count == 1:
             return (sampler.single(draws, held_out, pair),), PLURALS[pair[1]]
         return sampler.equal(draws, pair, count), PLURALS[pair[1]]
-    pairs = [pair] * count
-    while len(pairs) < count + num_others:
-        other = common_pair(draws)
-        if other[1] != pair[1]:
-            pairs.append(other)
-    return sampler.group(draws, len(pairs), held_out, pairs), PLURALS[pair[1]]
+
+    def draw_pairs() -> list[Pair]:
+        pairs = [pair] * count
+        while len(pairs) < count + num_others:
+            other = common_pair(draws)
+            if other[1] != pair[1]:
+                pairs.append(other)
+        return pairs
+
+    return sampler.group(draws, count + num_others, held_out, draw_pairs), PLURALS[pair[1]]
 
 
 def sample_question(
@@ -263,7 +274,11 @@ def sample_question(
     if type_name == "relation":
         return _asked(Scene(background, sampler.pair(draws, held_out)), draws, type_name)
     if type_name == "position":
-        return _asked(Scene(background, (sampler.single(draws, held_out, region=draws.choice(REGIONS)),)), draws, type_name)
+        return _asked(
+            Scene(background, (sampler.single(draws, held_out, region=draws.choice(REGIONS)),)),
+            draws,
+            type_name,
+        )
     if type_name == "word":
         return _asked(sampler.sample(draws, "word"), draws, type_name)
     count = 1 + draws.integer(3)
@@ -318,7 +333,10 @@ def majority_baseline(rows: Iterable[Question | Mapping[str, Any]]) -> dict[str,
         raise DataError("a majority baseline needs at least one question, but got none")
     best = {name: counts.most_common(1)[0][1] for name, counts in answers.items()}
     result = {name: best[name] / sum(counts.values()) for name, counts in sorted(answers.items())}
-    return {"overall": sum(best.values()) / sum(sum(counts.values()) for counts in answers.values()), **result}
+    return {
+        "overall": sum(best.values()) / sum(sum(counts.values()) for counts in answers.values()),
+        **result,
+    }
 
 
 def question_vocabulary() -> set[str]:

@@ -29,13 +29,15 @@ MINIMUM_RESOLUTION = 16
 MINIMUM_WORD_RESOLUTION = 64
 
 _SQUARE_HALF_SIDE = 0.84
+# Clearly taller than wide: blurred, a small equilateral diamond could be a cross or a circle.
+_DIAMOND_HALF_WIDTH = 0.68
 _CROSS_HALF_WIDTH = 0.36
 _TRIANGLE_TOP, _TRIANGLE_BOTTOM = -0.95, 0.8
 _STAR_OUTER, _STAR_INNER, _STAR_SHIFT = 1.06, 0.49, 0.1
 
-_STRIPE_PERIOD = 0.5
-_DOT_PERIOD = 0.62
-_DOT_RADIUS = 0.21
+_STRIPE_PERIOD = 0.85
+_DOT_PERIOD = 0.72
+_DOT_RADIUS = 0.25
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -54,7 +56,7 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if shape == "square":
         return np.maximum(np.abs(x), np.abs(y)) - _SQUARE_HALF_SIDE
     if shape == "diamond":
-        return (np.abs(x) + np.abs(y) - 1.0) * math.sqrt(0.5)
+        return (np.abs(x) + _DIAMOND_HALF_WIDTH * (np.abs(y) - 1.0)) / math.hypot(1.0, _DIAMOND_HALF_WIDTH)
     if shape == "triangle":
         height = _TRIANGLE_BOTTOM - _TRIANGLE_TOP
         sides = (height * np.abs(x) - (y - _TRIANGLE_TOP)) / math.hypot(height, 1.0)
@@ -93,22 +95,37 @@ def shape_coverage(
     Returns:
         float32 `(rows, columns)` in [0, 1].
     """
-    x = (np.arange(columns[0], columns[1], dtype=np.float32) + np.float32(0.5 - centre[0])) / np.float32(half_side)
+    x = (np.arange(columns[0], columns[1], dtype=np.float32) + np.float32(0.5 - centre[0])) / np.float32(
+        half_side
+    )
     y = (np.arange(rows[0], rows[1], dtype=np.float32) + np.float32(0.5 - centre[1])) / np.float32(half_side)
     distance = signed_distance(shape, x[None, :], y[:, None])
     return np.clip(0.5 - distance * np.float32(half_side), 0.0, 1.0)
 
 
-def _box(centre: tuple[float, float], half: float, resolution: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _box(
+    centre: tuple[float, float], half: float, resolution: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
     columns = (max(0, math.floor(centre[0] - half - 1)), min(resolution, math.ceil(centre[0] + half + 1)))
     rows = (max(0, math.floor(centre[1] - half - 1)), min(resolution, math.ceil(centre[1] + half + 1)))
     return rows, columns
 
 
-def _second_tone(
+def second_tone(
     texture: str, centre: tuple[float, float], half: float, rows: tuple[int, int], columns: tuple[int, int]
 ) -> np.ndarray:
-    """Share of each pixel that has the darker tone of a textured object, `(rows, columns)`."""
+    """Share of each pixel that has the darker tone of a textured object.
+
+    Args:
+        texture: `striped` or `dotted`.
+        centre: x and y of the object's centre in pixels.
+        half: half the side of the object's box in pixels.
+        rows: first and one past the last pixel row.
+        columns: first and one past the last pixel column.
+
+    Returns:
+        float32 `(rows, columns)` or, for stripes, `(rows, 1)`, in [0, 1].
+    """
     y = (np.arange(rows[0], rows[1], dtype=np.float32) + np.float32(0.5 - centre[1])) / np.float32(half)
     if texture == "striped":
         phase = np.abs(np.mod(y / _STRIPE_PERIOD, 1.0) - 0.5) - 0.25
@@ -135,7 +152,7 @@ def _draw_object(canvas: np.ndarray, item: SceneObject) -> None:
     first, second = _tones(item.colour)
     paint: np.ndarray = first
     if item.texture != "solid":
-        share = _second_tone(item.texture, centre, half, rows, columns)[..., None]
+        share = second_tone(item.texture, centre, half, rows, columns)[..., None]
         paint = first + share * (second - first)
     patch = canvas[rows[0] : rows[1], columns[0] : columns[1]]
     patch += coverage * (paint - patch)
@@ -167,7 +184,9 @@ def _word_coverage(word: SceneWord, resolution: int) -> np.ndarray:
 def check_resolution(resolution: int) -> None:
     """Raises an `ImageError` for a side in pixels that the world does not draw."""
     if resolution < MINIMUM_RESOLUTION:
-        raise ImageError(f"scenes are drawn at {MINIMUM_RESOLUTION} pixels a side or more, but got {resolution}")
+        raise ImageError(
+            f"scenes are drawn at {MINIMUM_RESOLUTION} pixels a side or more, but got {resolution}"
+        )
 
 
 def render(scene: Scene, resolution: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ...errors import ConfigError, nearest
@@ -67,7 +68,15 @@ class WorldConfig:
     held_out_share: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("kinds", "kind_weights", "attributes", "optional_attributes", "backgrounds", "sizes", "words"):
+        for name in (
+            "kinds",
+            "kind_weights",
+            "attributes",
+            "optional_attributes",
+            "backgrounds",
+            "sizes",
+            "words",
+        ):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.textures:
             stated = "texture" in (*self.attributes, *self.optional_attributes)
@@ -84,7 +93,9 @@ class WorldConfig:
             values = getattr(self, name)
             for value in values:
                 if value not in known:
-                    raise ConfigError(f"{name} has {value!r}, which the world Shapes does not{nearest(value, known)}")
+                    raise ConfigError(
+                        f"{name} has {value!r}, which the world Shapes does not{nearest(value, known)}"
+                    )
             if not values and name != "optional_attributes" and name != "attributes":
                 raise ConfigError(f"{name} is empty; give at least one of {', '.join(known)}")
         if self.kind_weights and len(self.kind_weights) != len(self.kinds):
@@ -94,7 +105,9 @@ class WorldConfig:
         if not 0.0 <= self.held_out_share <= 1.0:
             raise ConfigError(f"held_out_share is a share in [0, 1], but got {self.held_out_share}")
         if "small" not in self.sizes and {"count", "group"} & set(self.kinds):
-            raise ConfigError("scenes of kind 'count' and 'group' need the size 'small', without which nothing fits")
+            raise ConfigError(
+                "scenes of kind 'count' and 'group' need the size 'small', without which nothing fits"
+            )
         if self.sizes == ("large",) and "pair" in self.kinds:
             raise ConfigError("two large objects do not fit beside each other; add the size 'small'")
 
@@ -221,6 +234,10 @@ class SceneSampler:
         self.config = config
         self._held_out = held_out_combinations()
 
+    def allows(self, scene: Scene) -> bool:
+        """Whether the split may show the scene: only `test` has held-out combinations."""
+        return self.split == "test" or not self._held_out.has_scene(scene)
+
     def sample(self, draws: Draws, kind: str) -> Scene:
         """A scene that a caption of this kind describes; a pair's objects are in the order of mention."""
         held_out = self.config.held_out_share > 0 and draws.uniform() < self.config.held_out_share
@@ -245,7 +262,9 @@ class SceneSampler:
             return textures[0]
         return draws.choice(textures) if size > SIZES["small"] else "solid"
 
-    def single(self, draws: Draws, held_out: bool, pair: Pair | None = None, region: str | None = None) -> SceneObject:
+    def single(
+        self, draws: Draws, held_out: bool, pair: Pair | None = None, region: str | None = None
+    ) -> SceneObject:
         """One object somewhere in the picture; all regions are equally likely."""
         colour, shape = pair or (held_out_pair(draws) if held_out else common_pair(draws))
         size = SIZES[draws.choice(self.config.sizes)]
@@ -286,11 +305,11 @@ class SceneSampler:
         return tuple(SceneObject(pair[1], pair[0], size, centre, texture) for centre in centres)
 
     def group(
-        self, draws: Draws, count: int, held_out: bool, pairs: list[Pair] | None = None
+        self, draws: Draws, count: int, held_out: bool, draw_pairs: Callable[[], list[Pair]] | None = None
     ) -> tuple[SceneObject, ...]:
-        """Several objects anywhere, which differ unless `pairs` says what they are."""
+        """Several objects anywhere, which differ unless `draw_pairs` says what they are."""
         while True:
-            what = pairs or distinct_pairs(draws, count, held_out)
+            what = draw_pairs() if draw_pairs else distinct_pairs(draws, count, held_out)
             if count == 2:
                 sizes = list(draws.choice(_size_pairs(self.config.sizes)))
             else:

@@ -15,13 +15,13 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross", "star")
 #: The eight colours of objects, sRGB in [0, 255]; any two are at least 100 apart.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 25, 35),
-    "orange": (250, 130, 10),
-    "yellow": (255, 230, 40),
-    "green": (25, 150, 60),
-    "cyan": (50, 205, 225),
+    "orange": (255, 145, 10),
+    "yellow": (255, 235, 40),
+    "green": (20, 140, 55),
+    "cyan": (50, 215, 235),
     "blue": (35, 65, 225),
     "purple": (125, 20, 175),
-    "pink": (255, 105, 180),
+    "pink": (255, 115, 185),
 }
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
@@ -31,7 +31,11 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 }
 
 #: Colour of a written word on each background.
-INKS: dict[str, tuple[int, int, int]] = {"white": (15, 15, 15), "grey": (15, 15, 15), "black": (245, 245, 245)}
+INKS: dict[str, tuple[int, int, int]] = {
+    "white": (15, 15, 15),
+    "grey": (15, 15, 15),
+    "black": (245, 245, 245),
+}
 
 #: Side of an object's box for each size.
 SIZES: dict[str, float] = {"small": 0.28, "medium": 0.38, "large": 0.5}
@@ -39,7 +43,7 @@ SIZES: dict[str, float] = {"small": 0.28, "medium": 0.38, "large": 0.5}
 TEXTURES = ("solid", "striped", "dotted")
 
 #: The second tone of a textured object is its colour times this.
-TEXTURE_SHADE = 0.6
+TEXTURE_SHADE = 0.55
 
 #: Side of an emblem's box as a share of its object's box.
 EMBLEM_SCALE = 0.5
@@ -66,7 +70,7 @@ WORDS = (
 )  # fmt: skip
 
 #: Side of one cell of a glyph (5 x 7 cells, one column between glyphs).
-GLYPH_CELL = 1 / 36
+GLYPH_CELL = 1 / 32
 
 
 def _check(kind: str, value: Any, known: Any) -> None:

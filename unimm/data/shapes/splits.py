@@ -28,7 +28,9 @@ class HeldOut:
     colour_shape_relation: frozenset[tuple[str, str, str]]
 
     def has_object(self, item: SceneObject) -> bool:
-        """Whether the object's colour and shape are kept for the test split."""
+        """Whether the object's colour and shape, or those of its emblem, are kept for the test split."""
+        if item.emblem is not None and item.emblem[::-1] in self.colour_shape:
+            return True
         return (item.colour, item.shape) in self.colour_shape
 
     def has_relation(self, first: SceneObject, second: SceneObject) -> bool:

@@ -203,10 +203,9 @@ def load_released(system: System, config: PreTrainedConfig, released: Mapping[st
     problems = compare_keys(expected, {name: tensor.shape for name, tensor in ours.items()}, converter)
     if problems:
         raise CheckpointError(f"the checkpoint does not fit {system.name}: " + "; ".join(problems))
-    dtype = next((tensor.dtype for tensor in ours.values() if tensor.is_floating_point()), torch.float32)
-    model = AutoModel.from_config(config, dtype=dtype)
-    model.load_state_dict(ours, strict=True, assign=False)
-    return model.eval()
+    # The skeleton takes the checkpoint's own tensors: no second copy, no initialisation that is overwritten at once.
+    skeleton.load_state_dict(ours, strict=True, assign=True)
+    return skeleton.eval()
 
 
 def compare_keys(

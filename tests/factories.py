@@ -1,0 +1,175 @@
+"""Tiny models of every class, for the tests that all classes go through."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModel, Qwen3Config, SiglipVisionConfig
+
+from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig
+from unimm.backbones import LLMBackboneConfig, VisualTransformerConfig
+from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
+
+VQ = {
+    "model_type": "unimm_vq_tokenizer",
+    "base_channels": 8,
+    "channel_multipliers": (1, 2, 2),
+    "num_residual_blocks": 1,
+    "latent_channels": 16,
+    "embedding_size": 8,
+    "codebook_size": 32,
+    "num_groups": 4,
+    "usage_window": 256,
+}
+PYRAMID = {
+    "model_type": "unimm_multiscale_vq_tokenizer",
+    "base_channels": 8,
+    "channel_multipliers": (1, 2, 2),
+    "num_residual_blocks": 1,
+    "latent_channels": 8,
+    "codebook_size": 32,
+    "num_groups": 4,
+    "level_sides": (1, 2, 4),
+}
+LLAMA = {
+    "model_type": "unimm_visual_transformer",
+    "block": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}
+ADALN = {
+    "model_type": "unimm_visual_transformer",
+    "block": "adaln",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "use_bias": True,
+    "query_value_bias": True,
+    "normalize_queries_and_keys": True,
+    "softmax_scale": 1.0,
+    "rotary_theta": None,
+    "initializer_range": None,
+    "gate_initializer_gain": 1.0,
+}
+TEXT = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 48,
+    "tie_word_embeddings": False,
+}
+
+
+def raster_config(**changes) -> UniMMImageGenerationConfig:
+    fields = {
+        "tokenizer_config": VQ,
+        "condition_config": {"model_type": "unimm_class_condition", "num_classes": 5, "form": "prefix"},
+        "plan_config": {"model_type": "unimm_raster_plan"},
+        "backbone_config": LLAMA,
+        "head_config": {"model_type": "unimm_categorical_head"},
+        "image_size": 16,
+    }
+    return UniMMImageGenerationConfig(**{**fields, **changes})
+
+
+def text_config(**changes) -> UniMMImageGenerationConfig:
+    condition = {"model_type": "unimm_text_condition", "feature_size": 12, "length": 6}
+    return raster_config(condition_config=condition, **changes)
+
+
+def scale_config(**changes) -> UniMMImageGenerationConfig:
+    fields = {
+        "tokenizer_config": PYRAMID,
+        "condition_config": {"model_type": "unimm_class_condition", "num_classes": 5, "form": "vector"},
+        "plan_config": {"model_type": "unimm_scale_plan"},
+        "backbone_config": ADALN,
+        "head_config": {"model_type": "unimm_categorical_head", "norm": "adaln", "bias": True},
+        "image_size": 16,
+    }
+    return UniMMImageGenerationConfig(**{**fields, **changes})
+
+
+def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
+    backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
+    return raster_config(backbone_config=backbone, **changes)
+
+
+def conditional_config(vision: bool = False, **changes) -> UniMMConditionalConfig:
+    fields = {
+        "text_config": Qwen3Config(**TEXT),
+        "tokenizer_config": VQ,
+        "head_config": {"model_type": "unimm_categorical_head"},
+        "image_size": 16,
+        "image_token_id": 7,
+        "visual_token_id": 8,
+        "image_start_token_id": 9,
+        "image_end_token_id": 10,
+        "null_prompt_ids": (2,),
+    }
+    if vision:
+        fields["vision_config"] = SiglipVisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+        )
+    return UniMMConditionalConfig(**{**fields, **changes})
+
+
+CONFIGS = {
+    "raster": raster_config,
+    "text": text_config,
+    "scale": scale_config,
+    "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
+    "llm_raster": llm_raster_config,
+    "conditional": conditional_config,
+    "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
+    "conditional_vision": lambda: conditional_config(vision=True),
+    "backbone_llama": lambda: VisualTransformerConfig(**LLAMA),
+    "backbone_adaln": lambda: VisualTransformerConfig(**ADALN),
+    "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
+    "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
+    "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
+    "kl_tokenizer": lambda: KLTokenizerConfig(),
+}
+GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "llm_raster")
+CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")
+
+
+def build(name: str, seed: int = 0):
+    torch.manual_seed(seed)
+    return AutoModel.from_config(CONFIGS[name]()).eval()
+
+
+def condition_inputs(model, batch: int, seed: int = 1) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    if model.condition.input_names[0] == "labels":
+        return {"labels": torch.randint(0, 5, (batch,), generator=generator)}
+    features = torch.randn(batch, 6, 12, generator=generator)
+    mask = torch.ones(batch, 6, dtype=torch.long)
+    for row in range(batch):
+        mask[row, : row % 4] = 0
+    return {"text_features": features * mask[..., None], "text_mask": mask}
+
+
+def random_ids(model, batch: int, seed: int = 2) -> torch.Tensor:
+    return torch.randint(0, 32, (batch, model.layout.length), generator=torch.Generator().manual_seed(seed))
+
+
+def training_inputs(model, batch: int = 2) -> dict[str, torch.Tensor]:
+    """What one forward pass with a loss takes, for image generators and conditional models."""
+    if hasattr(model, "condition"):
+        return {"image_ids": random_ids(model, batch), **condition_inputs(model, batch)}
+    length = model.layout.length
+    input_ids = torch.tensor([[2, 20, 21, 9, *[8] * length, 10, 3]] * batch)
+    labels = torch.tensor([[-100, -100, -100, 9, *[8] * length, 10, 3]] * batch)
+    inputs = {"input_ids": input_ids, "labels": labels, "image_ids": random_ids(model, batch)}
+    if model.vision_encoder is not None:
+        read = torch.tensor([[9, *[7] * model.num_image_features, 10]] * batch)
+        inputs["input_ids"] = torch.cat([read, input_ids], dim=1)
+        inputs["labels"] = torch.cat([torch.full_like(read, -100), labels], dim=1)
+        inputs["pixel_values"] = torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+    return inputs

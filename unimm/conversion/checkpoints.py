@@ -1,0 +1,223 @@
+"""Released files in, `from_pretrained` folders out, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ..errors import CheckpointError, ConfigError
+from ..files import atomic_file, atomic_folder
+from .base import Converter, System, compare_keys, load_released
+
+
+def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """Tensors (and whatever wraps them) of a released file or folder.
+
+    Args:
+        path: a `.safetensors`, `.pt`, `.pth` or `.bin` file, an index of shards (`*.index.json`), or a folder with one
+            of these. Pickled files are read with `weights_only=True`: nothing in them is executed.
+
+    Raises:
+        CheckpointError: no such file, another format, or a file that holds more than weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        candidates = sorted(path.glob("*.index.json")) or sorted(path.glob("*.safetensors"))
+        candidates = candidates or sorted(path.glob("*.pt")) + sorted(path.glob("*.pth")) + sorted(path.glob("*.bin"))
+        if len(candidates) != 1:
+            raise CheckpointError(
+                f"'{path}' should hold one checkpoint, found {[file.name for file in candidates] or 'none'}: name the file"
+            )
+        path = candidates[0]
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at '{path}'")
+    if path.name.endswith(".index.json"):
+        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        merged: dict[str, Any] = {}
+        for shard in shards:
+            merged |= read_checkpoint(path.parent / shard)
+        return merged
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except Exception as error:
+            raise CheckpointError(f"'{path}' is no valid safetensors file: {error}") from error
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:
+            raise CheckpointError(
+                f"'{path}' cannot be read with weights_only=True ({str(error).splitlines()[0]}); files that need arbitrary "
+                "code to load are refused: save the bare state dict, best as safetensors"
+            ) from error
+    raise CheckpointError(f"'{path}' has the ending '{path.suffix}', expected .safetensors, .pt, .pth, .bin or an index")
+
+
+def infer_preset(system: System, state: Mapping[str, torch.Tensor], wanted: str | None = None) -> str:
+    """The preset whose shapes are those of a released state dict.
+
+    Raises:
+        CheckpointError: none fits; the message says how the nearest one differs.
+    """
+    if wanted is not None:
+        system.preset(wanted)
+        return wanted
+    nearest_preset, fewest, problems = "", float("inf"), [""]
+    for name, preset in system.presets.items():
+        config = preset.config()
+        converter = system.converter(config)
+        try:
+            ours = {key: tensor.shape for key, tensor in converter.to_ours(state).items()}
+        except CheckpointError as error:
+            nearest_preset, problems = nearest_preset or name, [str(error)] if fewest == float("inf") else problems
+            continue
+        with torch.device("meta"):
+            expected = {key: tensor.shape for key, tensor in AutoModel.from_config(config).state_dict().items()}
+        # A tokenizer in a file of its own is no difference here.
+        expected = {
+            key: shape
+            for key, shape in expected.items()
+            if not key.startswith("tokenizer.") or any(given.startswith("tokenizer.") for given in ours)
+        }
+        differing = sum(expected.get(key) != ours.get(key) for key in expected.keys() | ours.keys())
+        if differing == 0:
+            return name
+        if differing < fewest:
+            nearest_preset, fewest, problems = name, differing, compare_keys(expected, ours, converter)
+    raise CheckpointError(
+        f"no preset of {system.name} has the shapes of this checkpoint; the nearest is '{nearest_preset}': "
+        + "; ".join(problems)
+    )
+
+
+def convert(
+    system: System,
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    preset: str | None = None,
+    config: PreTrainedConfig | None = None,
+) -> PreTrainedModel:
+    """Writes a folder that `from_pretrained` loads.
+
+    Args:
+        checkpoint: released file of a generator or a tokenizer.
+        output: folder to write; an existing one is replaced only when the conversion has succeeded.
+        tokenizer: released file of the visual tokenizer, where it is apart from the generator's.
+        preset: named size; by default the one whose shapes fit.
+        config: a config instead of a preset, for checkpoints of other sizes.
+
+    Raises:
+        CheckpointError: files that do not fit.
+        OutputError: the folder cannot be written.
+    """
+    state = _unwrapped(system, read_checkpoint(checkpoint), config)
+    if config is None:
+        config = system.preset(infer_preset(system, state, preset)).config()
+    if tokenizer is not None:
+        tokenizer_state = _unwrapped(system, read_checkpoint(tokenizer), None)
+        tokenizer_config = system.preset(infer_preset(system, tokenizer_state)).config()
+        config = _with_tokenizer(config, tokenizer_config)
+        prefixed = {f"{system.tokenizer_prefix}{name}": tensor for name, tensor in tokenizer_state.items()}
+        state = {**state, **prefixed}
+    elif getattr(config, "tokenizer_config", None) is not None and not any(
+        name.startswith(system.tokenizer_prefix) for name in state
+    ):
+        raise CheckpointError(
+            f"{system.name} keeps its visual tokenizer in a file of its own and this model cannot work without it: give "
+            "that file with --tokenizer"
+        )
+    model = load_released(system, config, state)
+    with atomic_folder(output) as folder:
+        model.save_pretrained(folder, max_shard_size="5GB")
+        with atomic_file(folder / "README.md") as card:
+            card.write(conversion_card(system, model))
+    return model
+
+
+def _unwrapped(system: System, checkpoint: Mapping[str, Any], config: PreTrainedConfig | None) -> Mapping[str, torch.Tensor]:
+    config = config or next(iter(system.presets.values())).config()
+    return system.converter(config).unwrap(checkpoint)
+
+
+def _with_tokenizer(config: PreTrainedConfig, tokenizer_config: PreTrainedConfig) -> PreTrainedConfig:
+    if not hasattr(config, "tokenizer_config"):
+        raise ConfigError("--tokenizer goes with a generator's checkpoint; this one is a tokenizer itself")
+    fields = config.to_dict() | {"tokenizer_config": tokenizer_config.to_dict()}
+    fields |= {"token_layout": None, "codebook_size": None}
+    fields.pop("model_type")
+    fields.pop("transformers_version", None)
+    return type(config)(**fields)
+
+
+def export(
+    system: System, model: PreTrainedModel, output: str | Path, *, tokenizer_output: str | Path | None = None
+) -> None:
+    """Writes a model's weights under the released names, bit for bit, without the keys that the converter ignores.
+
+    Args:
+        output: a `.safetensors`, `.pt` or `.pth` file.
+        tokenizer_output: file for the visual tokenizer's keys, as released; without it they stay in `output` under
+            their prefix.
+
+    Raises:
+        CheckpointError: a model of another system, or another file ending.
+    """
+    released = system.converter(model.config).to_released(model.state_dict())
+    prefix = system.tokenizer_prefix
+    if tokenizer_output is not None:
+        own = {name.removeprefix(prefix): tensor for name, tensor in released.items() if name.startswith(prefix)}
+        if not own:
+            raise CheckpointError(f"the model has no visual tokenizer to write to '{tokenizer_output}'")
+        _write(own, tokenizer_output)
+        released = {name: tensor for name, tensor in released.items() if not name.startswith(prefix)}
+    _write(released, output)
+
+
+def _write(state: Mapping[str, torch.Tensor], output: str | Path) -> None:
+    suffix = Path(output).suffix
+    if suffix not in (".safetensors", ".pt", ".pth"):
+        raise CheckpointError(f"'{output}' must end in .safetensors, .pt or .pth")
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    with atomic_file(output, "wb") as file:
+        if suffix == ".safetensors":
+            save_file(state, file.name)
+        else:
+            torch.save(dict(state), file)
+
+
+def conversion_card(system: System, model: PreTrainedModel) -> str:
+    """The model card of converted weights: whose they are, under which licence, and how to load them."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    licence = system.weights_license.lower() if system.weights_license != "unknown" else "unknown"
+    return f"""---
+library_name: unimm
+license: {licence}
+tags:
+- unimm
+- {system.name}
+---
+
+# {system.title}, converted for unimm
+
+Weights of [{system.title}](https://huggingface.co/papers/{system.paper}), renamed and not otherwise changed.
+Licence of the weights: {system.weights_license}. Licence of the reference code: {system.code_license}.
+{parameters:,} parameters, {model.dtype}.
+
+```python
+import unimm
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("path/to/this/folder")
+```
+"""
+
+
+__all__ = ["Converter", "convert", "export", "infer_preset", "read_checkpoint"]

@@ -1,0 +1,17 @@
+"""Pixels to visual tokens, and back."""
+
+from .base import TokenizerOutput, VisualTokenizer
+from .codebook import Codebook, QuantizerOutput
+from .multiscale_vq import MultiScaleVQTokenizer, MultiScaleVQTokenizerConfig
+from .vq import VQTokenizer, VQTokenizerConfig
+
+__all__ = [
+    "Codebook",
+    "MultiScaleVQTokenizer",
+    "MultiScaleVQTokenizerConfig",
+    "QuantizerOutput",
+    "TokenizerOutput",
+    "VQTokenizer",
+    "VQTokenizerConfig",
+    "VisualTokenizer",
+]
