@@ -1,4 +1,4 @@
-"""What every test runs under: no optional packages, no network, one thread, fixed seeds, and the reference numbers."""
+"""What every test runs under: no optional packages, no network, one thread, fixed seeds, the parity cases."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import sys
 from pathlib import Path
 
-# None in `sys.modules` makes an import fail and `find_spec` find nothing, so that transformers, too, does without them.
+# None in `sys.modules` makes an import fail and `find_spec` find nothing: transformers, too, does without.
 # It has to stand there before anything imports transformers.
 OPTIONAL_PACKAGES = ("torchvision", "timm", "flash_attn")
 if os.environ.get("UNIMM_ALLOW_OPTIONAL") != "1":
@@ -61,15 +61,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "parity_case" in metafunc.fixturenames:
         cases = find_parity_cases()
         if not cases:
-            raise pytest.UsageError(f"no reference numbers: neither in {OWN_CASES} nor in a folder named by UNIMM_PARITY")
+            raise pytest.UsageError(
+                f"no reference numbers: neither in {OWN_CASES} nor in a folder named by UNIMM_PARITY"
+            )
         metafunc.parametrize("parity_case", cases.values(), ids=cases.keys())
 
 
 def pytest_report_header() -> list[str]:
     blocked = [package for package in OPTIONAL_PACKAGES if sys.modules.get(package, package) is None]
+    named = os.environ.get("UNIMM_PARITY", "nothing else (UNIMM_PARITY is not set)")
     return [
         f"optional packages blocked: {', '.join(blocked) or 'none'}",
-        f"reference numbers: {OWN_CASES.name} and {os.environ.get('UNIMM_PARITY', 'nothing else (UNIMM_PARITY is not set)')}",
+        f"reference numbers: tests/parity and {named}",
     ]
 
 

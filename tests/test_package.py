@@ -19,7 +19,16 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
-IMPORTED_WHERE_USED = ("trl", "datasets", "diffusers", "deepspeed", "bitsandbytes", "tensorboard", "skimage", "gradio")
+IMPORTED_WHERE_USED = (
+    "trl",
+    "datasets",
+    "diffusers",
+    "deepspeed",
+    "bitsandbytes",
+    "tensorboard",
+    "skimage",
+    "gradio",
+)
 NEVER_NEEDED = ("torchvision", "timm", "flash_attn")
 
 
@@ -61,7 +70,10 @@ def test_every_package_that_unimm_imports_is_declared():
 
 def test_constraints_pin_every_requirement_within_its_range():
     lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines if line)}
+    pins = {
+        canonicalize_name(name): version
+        for name, _, version in (line.partition("==") for line in lines if line)
+    }
     outside = [
         f"{one} against the pin {pins.get(canonicalize_name(one.name))}"
         for one in requirements()
@@ -105,17 +117,32 @@ def test_the_wheel_holds_the_whole_package_with_its_data_and_nothing_else(wheel)
         ("recipes", "unimm/_recipes", ("*.yaml",)),
     ):
         for pattern in patterns:
-            found = {f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" for path in (ROOT / folder).rglob(pattern)}
+            found = {
+                f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
+                for path in (ROOT / folder).rglob(pattern)
+            }
             assert found, f"no {pattern} in {folder}/"
             expected |= found
     assert expected <= names
-    assert {name.split("/")[0] for name in names if not re.match(r"unimm-[^/]+\.dist-info/", name)} == {"unimm"}
+    assert {name.split("/")[0] for name in names if not re.match(r"unimm-[^/]+\.dist-info/", name)} == {
+        "unimm"
+    }
 
 
 @pytest.mark.slow
 def test_the_installed_wheel_imports_every_module_outside_of_the_tree(wheel, tmp_path):
     target = tmp_path / "site"
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(target),
+        str(wheel),
+    ]
     installed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert installed.returncode == 0, installed.stderr
     program = (
@@ -126,10 +153,13 @@ def test_the_installed_wheel_imports_every_module_outside_of_the_tree(wheel, tmp
         "for module in pkgutil.walk_packages(unimm.__path__, 'unimm.'):\n"
         "    importlib.import_module(module.name)\n"
         "distribution = importlib.metadata.distribution('unimm')\n"
-        "print(unimm.__file__, distribution.version == unimm.__version__, distribution.metadata['License-Expression'])\n"
-        "print(*[script.value for script in distribution.entry_points.select(group='console_scripts', name='unimm')])\n"
+        "print(unimm.__file__, distribution.version == unimm.__version__)\n"
+        "print(distribution.metadata['License-Expression'])\n"
+        "print(*[one.value for one in distribution.entry_points if one.group == 'console_scripts'])\n"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.splitlines() == [f"{target}/unimm/__init__.py True Apache-2.0", "unimm.cli:main"]
+    assert ran.stdout.splitlines() == [f"{target}/unimm/__init__.py True", "Apache-2.0", "unimm.cli:main"]
     assert (target / "unimm" / "py.typed").is_file()

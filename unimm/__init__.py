@@ -16,6 +16,12 @@ from .models import (
     UniMMProcessor,
 )
 from .plans import RasterPlanConfig, ScalePlanConfig
+from .tokenizers import (
+    MultiScaleVQTokenizer,
+    MultiScaleVQTokenizerConfig,
+    VQTokenizer,
+    VQTokenizerConfig,
+)
 from .tokens import TokenLayout, VisualTokens
 
 __version__ = "0.1.0"
@@ -27,12 +33,21 @@ for _config in (
     ScalePlanConfig,
     TextConditionConfig,
     LLMBackboneConfig,
+    MultiScaleVQTokenizerConfig,
+    VQTokenizerConfig,
     VisualTransformerConfig,
     UniMMConditionalConfig,
     UniMMImageGenerationConfig,
 ):
     AutoConfig.register(_config.model_type, _config)
-for _model in (LLMBackbone, VisualTransformer, UniMMForConditionalGeneration, UniMMForImageGeneration):
+for _model in (
+    LLMBackbone,
+    MultiScaleVQTokenizer,
+    VQTokenizer,
+    VisualTransformer,
+    UniMMForConditionalGeneration,
+    UniMMForImageGeneration,
+):
     AutoModel.register(_model.config_class, _model)
 AutoModelForMultimodalLM.register(UniMMConditionalConfig, UniMMForConditionalGeneration)
 AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)

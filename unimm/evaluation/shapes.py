@@ -41,7 +41,8 @@ _SMALLEST_TEXTURED = (SIZES["small"] * SIZES["medium"]) ** 0.5
 
 #: Distances between colours, in units of one 8-bit step of one channel.
 _BACKGROUND_TOLERANCE = 60.0
-_COLOUR_TOLERANCE = 55.0
+_COLOUR_TOLERANCE = 40.0
+_LARGEST_MISFIT = 60.0
 _NOTICEABLE = 55.0
 
 #: From RGB to brightness and two differences of colour, the latter weakened: compression and small tokenizers
@@ -55,6 +56,9 @@ _BORDER_SHARE = 0.8
 
 #: A darker tone is assumed only where it explains a pixel better than the full colour by this much.
 _SECOND_TONE_HANDICAP = 14.0
+
+#: The full colour, the darker tone of a texture, and pixels half one and half the other.
+_TONES = np.array([1.0, (1 + TEXTURE_SHADE) / 2, TEXTURE_SHADE], dtype=np.float32)
 
 #: Smallest agreement between an object and the rendering of its shape, in [0, 1].
 _MINIMUM_AGREEMENT = 0.7
@@ -278,21 +282,43 @@ def fit_shape(opacity: np.ndarray, left: int, top: int, usual_sides: np.ndarray)
     return Fit(SHAPES[winner], float(best[winner]), float(sides[winner]), centre)
 
 
+def _best_tones(
+    positions: np.ndarray, distances: np.ndarray, num_colours: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Opacities under the full colours, opacities under the tone that fits best, and that tone's misfit."""
+    positions = positions.reshape(len(positions), len(_TONES), num_colours)
+    distances = distances.reshape(len(distances), len(_TONES), num_colours)
+    handicapped = distances + _SECOND_TONE_HANDICAP * (_TONES[None, :, None] < 1)
+    best = handicapped.argmin(axis=1)[:, None]
+    toned = np.take_along_axis(positions, best, axis=1)[:, 0]
+    return positions[:, 0], toned, np.take_along_axis(distances, best, axis=1)[:, 0]
+
+
+def _torn(foreground: np.ndarray, best: np.ndarray, row_of: np.ndarray) -> np.ndarray:
+    """Pixels between two stripes of one colour that, half of each tone, happen to look like a faint other colour."""
+    if len(best) == 0:
+        return np.zeros_like(foreground)
+    colours = np.where(row_of >= 0, best[row_of], -1)
+    above, middle, below = colours[:-2], colours[1:-1], colours[2:]
+    torn = np.zeros_like(foreground)
+    between = foreground[:-2] & ~foreground[1:-1] & foreground[2:]
+    torn[1:-1] = between & (middle >= 0) & (above == below) & (middle != above)
+    return torn
+
+
 def _read_objects(pixels: np.ndarray, background_name: str, background: np.ndarray) -> Reading:
     side = pixels.shape[0]
     offsets = (pixels - background).reshape(-1, 3) @ _OPPONENT
     noticeable = np.linalg.norm(offsets, axis=1) > 0.4 * _NOTICEABLE
     num_colours = len(_COLOUR_NAMES)
     ink = np.asarray(INKS[background_name], dtype=np.float32)
-    candidates = np.concatenate([_COLOUR_TABLE, _COLOUR_TABLE * TEXTURE_SHADE, ink[None]]) - background
-    candidates = candidates @ _OPPONENT
+    tones = (_TONES[:, None, None] * _COLOUR_TABLE).reshape(-1, 3)
+    candidates = (np.concatenate([tones, ink[None]]) - background) @ _OPPONENT
     positions, distances = _line_fit(offsets[noticeable], candidates)
-    darker = distances[:, num_colours : 2 * num_colours] + _SECOND_TONE_HANDICAP < distances[:, :num_colours]
-    full = np.concatenate([positions[:, :num_colours], positions[:, -1:]], axis=1)
-    opacities = np.where(darker, positions[:, num_colours : 2 * num_colours], positions[:, :num_colours])
-    misfits = np.where(darker, distances[:, num_colours : 2 * num_colours], distances[:, :num_colours])
-    # The last column is ink: one table of opacities and misfits for nine "colours".
-    opacities = np.concatenate([opacities, positions[:, -1:]], axis=1)
+    full, toned, misfits = _best_tones(positions[:, :-1], distances[:, :-1], num_colours)
+    # Ink is one more column: tables of opacities and misfits for nine "colours".
+    full = np.concatenate([full, positions[:, -1:]], axis=1)
+    opacities = np.concatenate([toned, positions[:, -1:]], axis=1)
     misfits = np.concatenate([misfits, distances[:, -1:]], axis=1)
     row_of = np.full(side * side, -1, dtype=np.int64)
     row_of[noticeable] = np.arange(len(opacities))
@@ -300,6 +326,7 @@ def _read_objects(pixels: np.ndarray, background_name: str, background: np.ndarr
     opacity = np.zeros(side * side, dtype=np.float32)
     opacity[noticeable] = opacities[np.arange(len(best)), best]
     foreground = (opacity > _OPAQUE).reshape(side, side)
+    foreground |= _torn(foreground, best, row_of.reshape(side, side))
     labels, num_labels = ndimage.label(foreground)
     row_of = row_of.reshape(side, side)
 
@@ -312,7 +339,7 @@ def _read_objects(pixels: np.ndarray, background_name: str, background: np.ndarr
         own = labels[box] == label
         area = int(own.sum())
         rows = row_of[box][own]
-        totals = misfits[rows].mean(axis=0)
+        totals = np.minimum(misfits[rows], _LARGEST_MISFIT).mean(axis=0)
         colour = int(totals.argmin())
         if colour == num_colours:
             region = _grown(box, side)

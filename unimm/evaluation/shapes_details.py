@@ -31,7 +31,7 @@ _TEXTURE_SHIFTS = {
 }
 
 #: Share of an object's inside that another colour must have to be an emblem.
-_EMBLEM_SHARE = 0.12
+_EMBLEM_SHARE = 0.07
 
 _MINIMUM_EMBLEM_AGREEMENT = 0.6
 

@@ -163,7 +163,6 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         hidden_size = config.text_config.hidden_size
         self.tokenizer: VisualTokenizer = AutoModel.from_config(config.tokenizer_config)
-        self.tokenizer.requires_grad_(False)
         if self.tokenizer.codebook_size is None:
             raise ConfigError(
                 f"the head '{config.head_config.model_type}' predicts ids, the tokenizer "
@@ -179,6 +178,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             width = config.vision_config.hidden_size
             self.projector = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
         self.post_init()
+        self.train(self.training)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -194,9 +194,10 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self.language_model.get_output_embeddings()
 
     def train(self, mode: bool = True) -> UniMMForConditionalGeneration:
-        """Training mode for all but the frozen tokenizer."""
+        """Training mode for all but the tokenizer, which stays frozen."""
         super().train(mode)
-        self.tokenizer.eval()
+        # Loading a checkpoint makes new parameters, which forget that they were frozen.
+        self.tokenizer.eval().requires_grad_(False)
         return self
 
     @property

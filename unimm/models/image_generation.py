@@ -146,7 +146,6 @@ class UniMMForImageGeneration(PreTrainedModel):
             self.layout = TokenLayout(config.token_layout)
         else:
             self.tokenizer = AutoModel.from_config(config.tokenizer_config)
-            self.tokenizer.requires_grad_(False)
             self.layout = self.tokenizer.layout_for(*config.height_and_width)
             codebook_size, latent_channels = self.tokenizer.codebook_size, self.tokenizer.latent_channels
         if codebook_size is None:
@@ -162,6 +161,7 @@ class UniMMForImageGeneration(PreTrainedModel):
         self.backbone = AutoModel.from_config(config.backbone_config)
         self.head = config.head_config.build(hidden_size, codebook_size)
         self.post_init()
+        self.train(self.training)
 
     @torch.no_grad()
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -170,10 +170,11 @@ class UniMMForImageGeneration(PreTrainedModel):
         init_part_weights(module, std)
 
     def train(self, mode: bool = True) -> UniMMForImageGeneration:
-        """Training mode for all but the frozen tokenizer."""
+        """Training mode for all but the tokenizer, which stays frozen."""
         super().train(mode)
         if self.tokenizer is not None:
-            self.tokenizer.eval()
+            # Loading a checkpoint makes new parameters, which forget that they were frozen.
+            self.tokenizer.eval().requires_grad_(False)
         return self
 
     @torch.no_grad()

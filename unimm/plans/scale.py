@@ -75,7 +75,8 @@ class ScalePlan(PredictionPlan):
         if tokens.layout != self.layout:
             raise LayoutError(f"this model was built for the pyramid {self.layout}, given tokens of {tokens.layout}")
         assert tokenizer is not None
-        reconstructions = tokenizer.teacher_inputs(tokens)
+        with torch.no_grad():
+            reconstructions = tokenizer.teacher_inputs(tokens)
         first = self._first_level(condition)
         rest = self.input_projection(reconstructions.to(self.input_projection.weight.dtype))
         embeddings = torch.cat([first, rest], dim=1) + self._tables(slice(0, self.layout.length))

@@ -7,13 +7,14 @@ Its own: sizes, names of the released checkpoints, and how the reference spells 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..models.image_generation import UniMMImageGenerationConfig
 from ..conversion.base import Converter, Preset, Rename, System
+from ..conversion.vqgan_names import taming_names, with_prefix
+from ..models.image_generation import UniMMImageGenerationConfig
+from ..tokenizers import MultiScaleVQTokenizerConfig
 
 SIDES_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 SIDES_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
@@ -110,4 +111,115 @@ IGNORED = (
     r"blocks\.\d+\.attn\.zero_k_bias",
     r"(vae_local\.)?quantize\.ema_vocab_hit_SV",
 )
-WRAPPERS = ("trainer.var_wo_ddp", "model", "module", "state_dict", "ema")
+WRAPPERS = ("trainer.var_wo_ddp", "trainer.vae_local", "model", "module", "state_dict", "ema")
+#: Where the tokenizer's keys stand when both released files become one.
+TOKENIZER_PREFIX = "vae_local."
+
+
+def tokenizer_config(sides: Sequence[int] = SIDES_256, **changes: Any) -> MultiScaleVQTokenizerConfig:
+    """The released tokenizer with another list of scales, or other fields replaced."""
+    return MultiScaleVQTokenizerConfig(**{"levels": tuple(sides), **changes})
+
+
+def _tokenizer_from_reference(settings: Mapping[str, Any]) -> MultiScaleVQTokenizerConfig:
+    return tokenizer_config(
+        settings["v_patch_nums"],
+        base_channels=settings["ch"],
+        channel_multipliers=tuple(settings.get("ch_mult", (1, 1, 2, 2, 4))),
+        num_residual_blocks=settings.get("num_res_blocks", 2),
+        encoder_channels=settings["z_channels"],
+        code_channels=settings["z_channels"],
+        quantization_kernel_size=settings["quant_conv_ks"],
+        num_norm_groups=settings.get("norm_num_groups", 32),
+        dropout=settings["dropout"],
+        codebook_size=settings["vocab_size"],
+        similarity="cosine" if settings["using_znorm"] else "euclidean",
+        commitment_weight=settings["beta"],
+        refinement_ratio=settings["quant_resi"],
+        num_refinements=settings["share_quant_resi"] or None,
+    )
+
+
+def config_from_reference(settings: Mapping[str, Any]) -> PreTrainedConfig:
+    """The config for the reference's constructor arguments (a generator with its tokenizer, or the tokenizer alone)."""
+    if "var" not in settings:
+        return _tokenizer_from_reference(settings)
+    generator = settings["var"]
+    tokenizer = _tokenizer_from_reference(settings["vae"])
+    return generator_config(
+        generator["depth"],
+        tokenizer,
+        image_size=16 * generator["patch_nums"][-1],
+        hidden_size=generator["embed_dim"],
+        num_heads=generator["num_heads"],
+        mlp_ratio=generator["mlp_ratio"],
+        share_modulation=generator["shared_aln"],
+        normalize_queries_and_keys=generator["attn_l2_norm"],
+        num_classes=generator["num_classes"],
+        drop_probability=generator["cond_drop_rate"],
+        norm_eps=generator["norm_eps"],
+        dropout=generator["drop_rate"],
+        attention_dropout=generator["attn_drop_rate"],
+        drop_path=generator["drop_path_rate"],
+        label_smoothing=settings["loss"]["label_smooth"],
+    )
+
+
+def _tokenizer_rules(config: MultiScaleVQTokenizerConfig) -> tuple[Rename, ...]:
+    refinements = {None: "quantize.quant_resi.{n}.{p}", 1: "quantize.quant_resi.qresi.{p}"}
+    released = refinements.get(config.num_refinements, "quantize.quant_resi.qresi_ls.{n}.{p}")
+    return (
+        *taming_names(len(config.channel_multipliers), fused_attention=True),
+        Rename("quantize.embedding.weight", "quantizer.codebook.weight"),
+        Rename(released, "quantizer.refinements.{n}.{p}" if "{n}" in released else "quantizer.refinements.0.{p}"),
+    )
+
+
+def converter(config: PreTrainedConfig) -> Converter:
+    """Names of a generator's or a tokenizer's file."""
+    if isinstance(config, MultiScaleVQTokenizerConfig):
+        rules = _tokenizer_rules(config)
+    else:
+        tokenizer_rules = _tokenizer_rules(config.tokenizer_config)
+        rules = GENERATOR_RULES + with_prefix(tokenizer_rules, TOKENIZER_PREFIX, "tokenizer.")
+    return Converter(rules, ignored=IGNORED, wrappers=WRAPPERS)
+
+
+def _preset(depth: int, parameters: float, sides: Sequence[int], *, share_modulation: bool = False) -> Preset:
+    return Preset(
+        config=lambda: generator_config(
+            depth, tokenizer_config(sides), image_size=16 * sides[-1], share_modulation=share_modulation
+        ),
+        parameters=parameters,
+        released_file=f"var_d{depth}.pth",
+        hub_id="FoundationVision/var",
+    )
+
+
+PRESETS = {
+    "tokenizer": Preset(tokenizer_config, 109, "vae_ch160v4096z32.pth", "FoundationVision/var"),
+    "d16": _preset(16, 310, SIDES_256),
+    "d20": _preset(20, 600, SIDES_256),
+    "d24": _preset(24, 1030, SIDES_256),
+    "d30": _preset(30, 2010, SIDES_256),
+    "d36-s": _preset(36, 2350, SIDES_512, share_modulation=True),
+}
+
+SYSTEM = System(
+    name="var",
+    title="VAR",
+    paper="2404.02905",
+    code_license="MIT",
+    weights_license="unknown",
+    presets=PRESETS,
+    converter=converter,
+    config_from_reference=config_from_reference,
+    tokenizer_prefix=TOKENIZER_PREFIX,
+    axes={
+        "tokenizer": "multi-scale residual VQ",
+        "plan": "scale",
+        "backbone": "visual transformer (AdaLN blocks)",
+        "head": "categorical with AdaLN",
+        "condition": "class vector",
+    },
+)

@@ -136,18 +136,33 @@ class ConvolutionalTokenizer(VisualTokenizer):
         return pixels.clamp(-1, 1) if clamp else pixels
 
     def reconstruction_loss(self, reconstruction: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        """`squared_error_weight * mean((x' - x)^2) + absolute_error_weight * mean(|x' - x|)`, in fp32."""
-        difference = reconstruction.float() - pixel_values.float()
-        loss = difference.new_zeros(())
-        if self.config.squared_error_weight:
-            loss = loss + self.config.squared_error_weight * difference.square().mean()
-        if self.config.absolute_error_weight:
-            loss = loss + self.config.absolute_error_weight * difference.abs().mean()
-        return loss
+        """Error of a reconstruction, weighted as the config says; see `reconstruction_loss`."""
+        config = self.config
+        return reconstruction_loss(reconstruction, pixel_values, config.squared_error_weight, config.absolute_error_weight)
+
+    @property
+    def last_weight(self) -> torch.Tensor:
+        """Weight of the decoder's last convolution, at which adversarial and reconstruction losses are balanced."""
+        return self.decoder.conv_out.weight
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         init_convolutional_weights(module)
+
+
+def reconstruction_loss(
+    reconstruction: torch.Tensor, pixel_values: torch.Tensor, squared_weight: float, absolute_weight: float
+) -> torch.Tensor:
+    """`squared_weight * mean((x' - x)^2) + absolute_weight * mean(|x' - x|)`, in fp32.
+
+    Args:
+        reconstruction: `(batch, channels, height, width)`.
+        pixel_values: the same shape.
+        squared_weight: weight of the mean squared error.
+        absolute_weight: weight of the mean absolute error.
+    """
+    difference = reconstruction.float() - pixel_values.float()
+    return squared_weight * difference.square().mean() + absolute_weight * difference.abs().mean()
 
 
 def init_convolutional_weights(module: nn.Module) -> None:

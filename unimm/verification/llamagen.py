@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from ..generation import IntervalGuidance, RecordedRandomness, token_filters
+
+from ..tokens import VisualTokens
 from .harness import Case, Probe
 
 
@@ -57,8 +59,36 @@ def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
-    raise RuntimeError
+    given, out = case.inputs, {}
+    with torch.no_grad(), probe.watch(conv_in="encoder.conv_in", encoder="encoder") as seen:
+        features = model.encode_features(given["x"])
+        tokens = model.encode(given["x"])
+        out["encode.quant"] = model.quantize(features).quantized
+        out["reconstruction"] = model(given["x"]).reconstruction
+        ids = given["decode.indices"].view(tokens.ids.shape)
+        out["decode.pixels"] = model.decode(VisualTokens(tokens.layout, ids=ids), clamp=False)
+    out |= {"encode.conv_in": seen["conv_in"], "encode.encoder": seen["encoder"]}
+    out |= {"encode.pre_quant": features, "encode.indices": tokens.ids.flatten()}
+    trained = model.train()(given["x"])
+    names = {"vq": "codebook", "commit": "commitment", "entropy": "entropy", "mse": "reconstruction"}
+    out |= {f"loss.{theirs}": trained.losses[ours] for theirs, ours in names.items()}
+    out["loss.codebook_usage"] = trained.codebook_usage
+    out["loss.codebook_used_tail"] = model.quantizer.codebook.recent_ids[-tokens.ids.numel() :]
+    gradients = probe.gradients(trained.loss)
+    out["loss.grad_codebook"] = gradients["quantize.embedding.weight"]
+    out["loss.grad_quant_conv"] = gradients["quant_conv.weight"]
+    return out
 
 
 def _discriminator(model: Any, case: Case) -> dict[str, torch.Tensor]:
-    raise RuntimeError
+    given = case.inputs
+    with torch.no_grad():
+        out = {"eval.logits_real": model(given["real"])}
+        model.train()
+        real, fake = model(given["real"]), model(given["fake"])
+        out |= {"logits_real": real, "logits_fake": fake}
+        for kind in ("hinge", "vanilla", "non_saturating"):
+            out[f"{kind}_d"] = adversarial_discriminator_loss(real, fake, kind, logits_as_targets=kind == "non_saturating")
+        out["hinge_g"] = adversarial_generator_loss(fake, "hinge")
+        out["non_saturating_g"] = adversarial_generator_loss(fake, "non_saturating", logits_as_targets=True)
+    return out

@@ -57,4 +57,26 @@ def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
 
 
 def _tokenizer(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
-    raise RuntimeError
+    given, out = case.inputs, {}
+    with torch.no_grad(), probe.watch(conv_in="encoder.conv_in", enc_out="encoder", post_quant="post_quant_conv") as seen:
+        features, tokens = model.encode_features(given["image"]), model.encode(given["image"])
+        out["reconstruction"] = model.decode(tokens)
+        out["reconstruction_2scales"] = model.decode(tokens.first_levels(2))
+        out |= {"f": features, "indices": tokens.ids, "generator_input": model.teacher_inputs(tokens)}
+        out["f_hat"] = model.running_reconstruction(tokens)
+        out["f_hat_scale1"] = model.running_reconstruction(tokens.first_levels(2))
+        levels = [tuple(level) for level in case.settings["nonsquare_patch_nums"]]
+        wide = model.encode(given["nonsquare.image"], levels=levels)
+        out |= {"nonsquare.indices": wide.ids, "nonsquare.reconstruction": model.decode(wide)}
+    out |= {"enc_conv_in": seen["conv_in"][..., ::8, ::8], "enc_out": seen["enc_out"], "post_quant": seen["post_quant"]}
+    features = features.requires_grad_()
+    quantized = model.train().quantize(features)
+    loss = quantized.losses["codebook"] + quantized.losses["commitment"]
+    out |= {"train.f_hat": quantized.quantized, "train.vq_loss": loss}
+    out["train.reconstruction_unclamped"] = model.decode_features(quantized.quantized)
+    objective = 100 * loss + (quantized.quantized * given["grad_seed"]).sum()
+    out["train.grad_f"] = torch.autograd.grad(objective, features, retain_graph=True)[0]
+    gradients = probe.gradients(objective)
+    out["train.grad_codebook"] = gradients["quantize.embedding.weight"]
+    out["train.grad_phi0"] = gradients["quantize.quant_resi.qresi_ls.0.weight"]
+    return out

@@ -1,0 +1,168 @@
+"""KL autoencoders: diffusers' own, as visual tokenizers with continuous latents."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..configuration import UniMMConfig
+from ..errors import ConfigError, LayoutError, MissingDependencyError, nearest
+from ..tokens import VisualTokens
+from .autoencoder import init_convolutional_weights, reconstruction_loss
+from .base import TokenizerOutput, VisualTokenizer, grid_of, sum_losses
+
+
+class KLTokenizerConfig(UniMMConfig):
+    """A diffusers `AutoencoderKL` and the weights of its losses.
+
+    Args:
+        autoencoder: arguments of diffusers' `AutoencoderKL`; what is left out has diffusers' default. Its
+            `scaling_factor` and `shift_factor` turn its latents into tokens, `(latent - shift) * scale`.
+        kl_weight: weight of the Kullback-Leibler divergence from a standard normal, summed over a picture's latents.
+        squared_error_weight: weight of the mean squared reconstruction error.
+        absolute_error_weight: weight of the mean absolute reconstruction error.
+
+    Raises:
+        ConfigError: an argument that `AutoencoderKL` does not have.
+    """
+
+    model_type = "unimm_kl_tokenizer"
+    autoencoder: dict[str, Any] | None = None
+    kl_weight: float | int = 1e-6
+    squared_error_weight: float | int = 1.0
+    absolute_error_weight: float | int = 0.0
+
+    def __post_init__(self, **kwargs: object) -> None:
+        super().__post_init__(**kwargs)
+        self.autoencoder = dict(self.autoencoder or {})
+        known = set(inspect.signature(_autoencoder_class().__init__).parameters) - {"self"}
+        for name in self.autoencoder:
+            if name not in known:
+                raise ConfigError(f"AutoencoderKL has no argument '{name}'{nearest(name, known)}")
+
+
+class KLTokenizer(VisualTokenizer):
+    """Pictures to one grid of continuous latents and back (https://huggingface.co/papers/2112.10752)."""
+
+    config: KLTokenizerConfig
+    config_class = KLTokenizerConfig
+
+    def __init__(self, config: KLTokenizerConfig):
+        super().__init__(config)
+        self.autoencoder = _autoencoder_class()(**config.autoencoder)
+        self.post_init()
+
+    @classmethod
+    def from_diffusers(cls, path: str, **options: Any) -> KLTokenizer:
+        """A tokenizer with the weights of a diffusers autoencoder.
+
+        Args:
+            path: folder or Hub id, as for `AutoencoderKL.from_pretrained`.
+            options: passed on to it, such as `subfolder="vae"` or `revision`.
+        """
+        loaded = _autoencoder_class().from_pretrained(path, **options)
+        known = inspect.signature(type(loaded).__init__).parameters
+        settings = {name: value for name, value in loaded.config.items() if name in known}
+        model = cls(KLTokenizerConfig(autoencoder=settings)).to(loaded.dtype)
+        model.autoencoder.load_state_dict(loaded.state_dict())
+        return model.eval()
+
+    @property
+    def codebook_size(self) -> None:
+        return None
+
+    @property
+    def latent_channels(self) -> int:
+        return self.autoencoder.config.latent_channels
+
+    @property
+    def stride(self) -> int:
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode(self, pixel_values: torch.Tensor, *, generator: torch.Generator | None = None) -> VisualTokens:
+        """Latents of pictures.
+
+        Args:
+            pixel_values: `(batch, channels, height, width)` in [-1, 1].
+            generator: draws from the posterior; None takes its mean.
+
+        Raises:
+            LayoutError: a side is no multiple of the stride.
+        """
+        posterior = self._posterior(pixel_values)
+        latents = posterior.mean if generator is None else posterior.sample(generator)
+        return self._tokens(latents)
+
+    def decode(
+        self,
+        tokens: VisualTokens,
+        *,
+        size: tuple[int, int] | None = None,
+        clamp: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        height, width = grid_of(tokens, self)
+        self._check_size(size, (height, width))
+        if tokens.latents is None:
+            raise LayoutError("a KL tokenizer decodes latents, given ids: were they made with another tokenizer?")
+        settings = self.autoencoder.config
+        latents = tokens.latents.to(self.dtype).transpose(1, 2).unflatten(-1, (height, width))
+        pixels = self.autoencoder.decode(latents / settings.scaling_factor + (settings.shift_factor or 0.0)).sample
+        return pixels.clamp(-1, 1) if clamp else pixels
+
+    def forward(self, pixel_values: torch.Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
+        """Reconstruction and the loss terms `reconstruction` and `kl`, weighted as the config says.
+
+        Args:
+            pixel_values: `(batch, channels, height, width)` in [-1, 1].
+            generator: draws the latents in training mode (None: torch's global one, as dropout does); in evaluation mode
+                the posterior's mean is decoded.
+
+        Raises:
+            LayoutError: a side is no multiple of the stride.
+        """
+        posterior = self._posterior(pixel_values)
+        latents = posterior.sample(generator) if self.training else posterior.mean
+        pixels = self.autoencoder.decode(latents).sample
+        config = self.config
+        losses = {
+            "reconstruction": reconstruction_loss(
+                pixels, pixel_values, config.squared_error_weight, config.absolute_error_weight
+            ),
+            "kl": config.kl_weight * posterior.kl().float().mean(),
+        }
+        return TokenizerOutput(
+            loss=sum_losses(losses), reconstruction=pixels, losses=losses, tokens=self._tokens(latents.detach())
+        )
+
+    @property
+    def last_weight(self) -> torch.Tensor:
+        """Weight of the decoder's last convolution."""
+        return self.autoencoder.decoder.conv_out.weight
+
+    def _posterior(self, pixel_values: torch.Tensor) -> Any:
+        self.check_pixels(pixel_values, self.autoencoder.config.in_channels)
+        return self.autoencoder.encode(pixel_values.to(self.dtype)).latent_dist
+
+    def _tokens(self, latents: torch.Tensor) -> VisualTokens:
+        settings = self.autoencoder.config
+        scaled = (latents - (settings.shift_factor or 0.0)) * settings.scaling_factor
+        height, width = latents.shape[-2:]
+        layout = self.layout_for(height * self.stride, width * self.stride)
+        return VisualTokens(layout, latents=scaled.flatten(2).transpose(1, 2))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_convolutional_weights(module)
+
+
+def _autoencoder_class() -> Any:
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise MissingDependencyError("KL tokenizers are diffusers' autoencoders: pip install diffusers") from error
+    return AutoencoderKL
