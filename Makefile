@@ -43,7 +43,7 @@ test-all: $(STAMP) ## the whole suite
 	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff (rules and format) and mypy
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --output-format concise .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

@@ -16,13 +16,13 @@ from unimm.systems import System, get_system, system_names
 from unimm.verification import find_cases, verify_case
 
 ROOT = Path(__file__).resolve().parent.parent
-AXES = ("tokenizer", "plan", "backbone", "head")
+AXES = ("tokenizer", "plan", "backbone", "head", "condition")
 OPENING, CLOSING = "<!-- systems -->", "<!-- /systems -->"
 PAGE = """# Systems
 
-Written by `make docs`; the source is `unimm/systems/`. *Verified* counts the tensors of the reference
-implementation (in `tests/parity/`) that converted weights reproduce, and gives the power of ten above the
-largest relative error. *Trains* names the recipes in `recipes/`.
+Written by `make docs`; the source is `unimm/systems/`. *Verified* counts the rows of
+`unimm verify tests/parity/SYSTEM` that pass (numbers of the reference implementation, reproduced by converted
+weights), with the power of ten above the largest relative error. *Trains* names the recipes in `recipes/`.
 
 {overview}
 """

@@ -9,27 +9,18 @@ from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig
 from unimm.backbones import LLMBackboneConfig, VisualTransformerConfig
 from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
 
-VQ = {
-    "model_type": "unimm_vq_tokenizer",
+AUTOENCODER = {
     "base_channels": 8,
     "channel_multipliers": (1, 2, 2),
     "num_residual_blocks": 1,
-    "latent_channels": 16,
-    "embedding_size": 8,
+    "encoder_channels": 16,
+    "code_channels": 8,
     "codebook_size": 32,
-    "num_groups": 4,
+    "num_norm_groups": 4,
     "usage_window": 256,
 }
-PYRAMID = {
-    "model_type": "unimm_multiscale_vq_tokenizer",
-    "base_channels": 8,
-    "channel_multipliers": (1, 2, 2),
-    "num_residual_blocks": 1,
-    "latent_channels": 8,
-    "codebook_size": 32,
-    "num_groups": 4,
-    "level_sides": (1, 2, 4),
-}
+VQ = {"model_type": "unimm_vq_tokenizer", **AUTOENCODER}
+PYRAMID = {"model_type": "unimm_multiscale_vq_tokenizer", **AUTOENCODER, "levels": (1, 2, 4)}
 LLAMA = {
     "model_type": "unimm_visual_transformer",
     "block": "llama",
@@ -133,7 +124,15 @@ CONFIGS = {
     "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
     "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
-    "kl_tokenizer": lambda: KLTokenizerConfig(),
+    "kl_tokenizer": lambda: KLTokenizerConfig(
+        autoencoder={
+            "block_out_channels": [8, 16],
+            "down_block_types": ["DownEncoderBlock2D"] * 2,
+            "up_block_types": ["UpDecoderBlock2D"] * 2,
+            "latent_channels": 4,
+            "norm_num_groups": 4,
+        }
+    ),
 }
 GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "llm_raster")
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")

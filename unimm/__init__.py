@@ -17,6 +17,8 @@ from .models import (
 )
 from .plans import RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
+    KLTokenizer,
+    KLTokenizerConfig,
     MultiScaleVQTokenizer,
     MultiScaleVQTokenizerConfig,
     VQTokenizer,
@@ -33,6 +35,7 @@ for _config in (
     ScalePlanConfig,
     TextConditionConfig,
     LLMBackboneConfig,
+    KLTokenizerConfig,
     MultiScaleVQTokenizerConfig,
     VQTokenizerConfig,
     VisualTransformerConfig,
@@ -41,6 +44,7 @@ for _config in (
 ):
     AutoConfig.register(_config.model_type, _config)
 for _model in (
+    KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,
     VQTokenizer,

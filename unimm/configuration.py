@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import fields
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -38,6 +39,11 @@ class UniMMConfig(PreTrainedConfig):
 
     def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
         super().__init_subclass__(*args, **kwargs)
+        namespace = vars(sys.modules[cls.__module__])
+        for field in fields(cls):
+            # Postponed annotations are strings, which the type check would wave through.
+            if isinstance(field.type, str):
+                field.type = eval(field.type, namespace)
         strict(cls)
         checked_init = cls.__init__
 

@@ -108,7 +108,8 @@ def find_emblem(
         interior: `(rows, columns)`, the pixels that are surely inside.
         nearest: `(rows, columns)`, the number of each pixel's nearest colour.
         colour: the object's own colour.
-        fit_shape: finds the best shape for a map of opacities, given the usual size of emblems in this object.
+        fit_shape: finds the best shape for a map of opacities, given the usual size of emblems in this
+            object.
     """
     deviating = interior & (nearest != colour) & (nearest < len(_COLOUR_NAMES))
     if deviating.sum() < _EMBLEM_SHARE * interior.sum() or deviating.sum() < 5:
@@ -127,8 +128,8 @@ def find_emblem(
 def read_word(opacity: np.ndarray) -> SceneWord | None:
     """Reads a word of the world's font letter by letter, or None where no word is legible.
 
-    Each letter is the one whose blurred bitmap correlates best; where the word lies and how blurred it is are those
-    with the best worst letter.
+    Each letter is the one whose blurred bitmap correlates best; where the word lies and how blurred it is
+    are those with the best worst letter.
 
     Args:
         opacity: `(side, side)` in [0, 1], how much ink each pixel has.

@@ -1,4 +1,4 @@
-"""Judging more than one picture per caption in the world Shapes: edits, videos, and pictures that follow a layout."""
+"""Judging edits, videos, and pictures that follow a layout in the world Shapes."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def judge_edit(
     Args:
         image: the edited picture, uint8 `(side, side, 3)` or PIL.
         before: the scene that was edited.
-        after: a scene in which the instruction was followed. Where a moved object lies within its region, or an added
-            one within its relation, is free.
+        after: a scene in which the instruction was followed. Where a moved object lies within its region, or
+            an added one within its relation, is free.
         edit_type: one of `EDIT_TYPES`.
         judge: reads the picture.
 
     Returns:
-        The checks `count`, `background`, `kept` (every untouched object is as it was, where it was) and, unless the
-        edit only removes something or changes the background, `changed`.
+        The checks `count`, `background`, `kept` (every untouched object is as it was, where it was) and,
+        unless the edit only removes something or changes the background, `changed`.
 
     Raises:
         DataError: the type of edit does not exist.
@@ -95,8 +95,9 @@ def judge_video(frames: Sequence, caption: str | Claims, judge: ShapesJudge | No
         judge: reads the pictures.
 
     Returns:
-        The checks of `ShapesJudge.judge`, each of which holds when it holds in every frame, and `motion`: from the first
-        to the last frame the object travels in the stated direction, half of the world's least travel or more.
+        The checks of `ShapesJudge.judge`, each of which holds when it holds in every frame, and `motion`:
+        from the first to the last frame the object travels in the stated direction, half of the world's
+        least travel or more.
 
     Raises:
         DataError: the caption is not of kind `video`.
@@ -125,7 +126,7 @@ def judge_video(frames: Sequence, caption: str | Claims, judge: ShapesJudge | No
 
 
 def layout_agreement(image, layout: np.ndarray, judge: ShapesJudge | None = None) -> float:
-    """How well a picture follows a layout: intersection over union of its classes, averaged over those of the layout.
+    """How well a picture follows a layout: the mean intersection over union of the layout's classes.
 
     Args:
         image: the picture, uint8 `(side, side, 3)` or PIL.

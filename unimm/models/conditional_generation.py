@@ -265,7 +265,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     raise LayoutError(f"the text has {int(where.sum())} picture placeholders but no {name} were given")
                 continue
             if name == "image_ids":
-                parts = self.plan.token_embedding(given)
+                parts = self.plan.embed_tokens(given)
             else:
                 parts = self.get_image_features(given)
             if int(where.sum()) != parts.shape[0] * parts.shape[1]:

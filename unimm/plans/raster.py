@@ -22,10 +22,13 @@ class RasterPlanConfig(UniMMConfig):
     """Next-token prediction in reading order.
 
     Args:
+        coordinate_embedding: add a learned embedding of a token's row and one of its column, for backbones that know the
+            order of the sequence only (language models).
         dropout: share of slot channels dropped in training.
     """
 
     model_type = "unimm_raster_plan"
+    coordinate_embedding: bool = False
     dropout: float | int = 0.0
 
     needs_tokenizer: ClassVar[bool] = False
@@ -40,7 +43,7 @@ class RasterPlanConfig(UniMMConfig):
                 f"the raster plan predicts one grid or sequence, the tokenizer gives {layout.num_levels} levels "
                 f"({layout}): use the scale plan with it, or a tokenizer with a single level"
             )
-        return RasterPlan(self, hidden_size, codebook_size)
+        return RasterPlan(self, hidden_size, layout, codebook_size)
 
 
 class RasterPlan(PredictionPlan):
@@ -49,9 +52,13 @@ class RasterPlan(PredictionPlan):
     With a prefix of `T` slots, the hidden state at slot `T - 1 + n` predicts token `n`.
     """
 
-    def __init__(self, config: RasterPlanConfig, hidden_size: int, codebook_size: int):
+    def __init__(self, config: RasterPlanConfig, hidden_size: int, layout: TokenLayout, codebook_size: int):
         super().__init__()
+        self.layout = layout
         self.token_embedding = nn.Embedding(codebook_size, hidden_size)
+        self.coordinate_embeddings = nn.ModuleList(
+            nn.Embedding(side, hidden_size) for side in (layout.final if config.coordinate_embedding else ())
+        )
         self.dropout = nn.Dropout(float(config.dropout))
 
     def training_inputs(
@@ -63,7 +70,7 @@ class RasterPlan(PredictionPlan):
     ) -> PlanInputs:
         ids, prefix = tokens.values, _prefix(condition)
         fed = ids if feed_every_token else ids[:, :-1]
-        embeddings = self.dropout(torch.cat([prefix, self.token_embedding(fed).to(prefix.dtype)], dim=1))
+        embeddings = self.dropout(torch.cat([prefix, self.embed_tokens(fed).to(prefix.dtype)], dim=1))
         return PlanInputs(
             embeddings=embeddings,
             positions=self.positions(tokens.layout, condition, embeddings.shape[1]),
@@ -71,6 +78,15 @@ class RasterPlan(PredictionPlan):
             predicting=torch.arange(tokens.layout.length, device=ids.device) + condition.prefix_length - 1,
             targets=ids,
         )
+
+    def embed_tokens(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Slots of the tokens `first, first + 1, …` of a picture: `(batch, tokens)` ids to `(batch, tokens, hidden)`."""
+        slots = self.token_embedding(ids)
+        if len(self.coordinate_embeddings):
+            coordinates = self.layout.coordinates(ids.device)[first : first + ids.shape[1]]
+            for axis, table in enumerate(self.coordinate_embeddings):
+                slots = slots + table(coordinates[:, axis])
+        return slots
 
     def steps(self, layout: TokenLayout, prefix_length: int) -> Sequence[PlanStep]:
         first = PlanStep(0, slice(0, prefix_length), slice(0, 1), 1)
@@ -98,7 +114,8 @@ class RasterPlan(PredictionPlan):
     ) -> torch.Tensor:
         if step.index == 0:
             return _prefix(condition)
-        previous = self.token_embedding(canvas.ids[:, step.tokens.start - 1 : step.tokens.start])
+        last = step.tokens.start - 1
+        previous = self.embed_tokens(canvas.ids[:, last : last + 1], first=last)
         return previous.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
 
 

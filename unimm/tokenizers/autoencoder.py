@@ -1,7 +1,8 @@
-"""The convolutional encoder and decoder of the latent-diffusion family (https://huggingface.co/papers/2112.10752).
+"""The convolutional encoder and decoder of the latent-diffusion family
+(https://huggingface.co/papers/2112.10752).
 
-Both keep their levels in the order in which they run: the encoder's from the picture's resolution down, the decoder's
-from the lowest resolution up.
+Both keep their levels in the order in which they run: the encoder's from the picture's resolution down, the
+decoder's from the lowest resolution up.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
     Args:
         image_channels: channels of a picture.
         base_channels: width of the first convolution; a level has `base_channels * multiplier` channels.
-        channel_multipliers: one per resolution level of the encoder, from the picture's resolution down. Every level but
-            the last halves the sides, so the stride is `2 ** (levels - 1)`.
-        decoder_channel_multipliers: the same for the decoder, also from the picture's resolution down; None repeats the
-            encoder's.
+        channel_multipliers: one per resolution level of the encoder, from the picture's resolution down.
+            Every level but the last halves the sides, so the stride is `2 ** (levels - 1)`.
+        decoder_channel_multipliers: the same for the decoder, also from the picture's resolution down; None
+            repeats the encoder's.
         num_residual_blocks: per encoder level.
         num_decoder_residual_blocks: per decoder level; None for one more than in the encoder.
         encoder_channels: width of the encoder's output and of the decoder's input.
@@ -37,7 +38,8 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
         num_norm_groups: groups of every group norm; it must divide the channels of every level.
         norm_eps: epsilon of every group norm.
         dropout: in the residual blocks.
-        attention: single-head attention after each residual block of the lowest resolution, and in the middle.
+        attention: single-head attention after each residual block of the lowest resolution, and in the
+            middle.
         fused_attention_projection: one convolution for queries, keys and values instead of three.
         squared_error_weight: weight of the mean squared reconstruction error.
         absolute_error_weight: weight of the mean absolute reconstruction error.
@@ -68,14 +70,16 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
         multipliers = self.channel_multipliers, self.decoding_multipliers
         if not multipliers[0] or len(multipliers[0]) != len(multipliers[1]):
             raise ConfigError(
-                f"encoder and decoder need the same positive number of levels, given multipliers {multipliers[0]} and "
-                f"{multipliers[1]}"
+                "encoder and decoder need the same positive number of levels, given multipliers "
+                f"{multipliers[0]} and {multipliers[1]}"
             )
-        widths = sorted({self.base_channels * multiplier for side in multipliers for multiplier in side})
-        if any(width < 1 or width % self.num_norm_groups for width in (self.base_channels, *widths)):
+        widths = [
+            self.base_channels * multiplier for multiplier in sorted({1, *multipliers[0], *multipliers[1]})
+        ]
+        if any(width < 1 or width % self.num_norm_groups for width in widths):
             raise ConfigError(
-                f"num_norm_groups={self.num_norm_groups} does not divide all widths {[self.base_channels, *widths]}: choose "
-                f"a divisor of {math.gcd(self.base_channels, *widths)}"
+                f"num_norm_groups={self.num_norm_groups} does not divide all widths {widths}: choose a "
+                f"divisor of {math.gcd(*widths)}"
             )
         if self.num_residual_blocks < 1 or (self.num_decoder_residual_blocks or 1) < 1:
             raise ConfigError(
@@ -107,10 +111,10 @@ class ConvolutionalTokenizer(VisualTokenizer):
 
     def __init__(self, config: ConvolutionalTokenizerConfig):
         super().__init__(config)
-        kernel = {"kernel_size": config.quantization_kernel_size, "padding": config.quantization_kernel_size // 2}
+        outer, inner, kernel = config.encoder_channels, config.code_channels, config.quantization_kernel_size
         self.encoder = ConvolutionalEncoder(config)
-        self.quant_conv = nn.Conv2d(config.encoder_channels, config.code_channels, **kernel)
-        self.post_quant_conv = nn.Conv2d(config.code_channels, config.encoder_channels, **kernel)
+        self.quant_conv = nn.Conv2d(outer, inner, kernel, padding=kernel // 2)
+        self.post_quant_conv = nn.Conv2d(inner, outer, kernel, padding=kernel // 2)
         self.decoder = ConvolutionalDecoder(config)
 
     @property
@@ -122,7 +126,8 @@ class ConvolutionalTokenizer(VisualTokenizer):
         return self.config.stride
 
     def encode_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """What the quantizer gets: pixels `(batch, channels, height, width)` to `(batch, code_channels, h, w)`.
+        """What the quantizer gets: pixels `(batch, channels, height, width)` to `(batch, code_channels, h,
+        w)`.
 
         Raises:
             LayoutError: a side is no multiple of the stride.
@@ -138,11 +143,13 @@ class ConvolutionalTokenizer(VisualTokenizer):
     def reconstruction_loss(self, reconstruction: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """Error of a reconstruction, weighted as the config says; see `reconstruction_loss`."""
         config = self.config
-        return reconstruction_loss(reconstruction, pixel_values, config.squared_error_weight, config.absolute_error_weight)
+        return reconstruction_loss(
+            reconstruction, pixel_values, config.squared_error_weight, config.absolute_error_weight
+        )
 
     @property
     def last_weight(self) -> torch.Tensor:
-        """Weight of the decoder's last convolution, at which adversarial and reconstruction losses are balanced."""
+        """Weight of the decoder's last convolution, where adversarial and other losses are balanced."""
         return self.decoder.conv_out.weight
 
     @torch.no_grad()
@@ -195,7 +202,9 @@ class ResidualBlock(GradientCheckpointingLayer):
         self.norm2 = group_norm(out_channels, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        self.shortcut = (
+            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
+        )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         hidden = self.conv1(F.silu(self.norm1(features)))
@@ -252,7 +261,7 @@ class Upsample(nn.Module):
 
 
 class ResolutionLevel(nn.Module):
-    """Residual blocks of one resolution, each followed by attention where there is any, then the step to the next one."""
+    """Residual blocks of one resolution, attention after each if there is any, then the next resolution."""
 
     def __init__(
         self,
@@ -265,9 +274,12 @@ class ResolutionLevel(nn.Module):
     ):
         super().__init__()
         self.blocks = nn.ModuleList(
-            ResidualBlock(out_channels if index else in_channels, out_channels, config) for index in range(num_blocks)
+            ResidualBlock(out_channels if index else in_channels, out_channels, config)
+            for index in range(num_blocks)
         )
-        self.attentions = nn.ModuleList(SpatialAttention(out_channels, config) for _ in range(num_blocks if attends else 0))
+        self.attentions = nn.ModuleList(
+            SpatialAttention(out_channels, config) for _ in range(num_blocks if attends else 0)
+        )
         self.resample = resample
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -280,11 +292,13 @@ class ResolutionLevel(nn.Module):
 
 def middle_blocks(channels: int, config: ConvolutionalTokenizerConfig) -> nn.Sequential:
     attention = SpatialAttention(channels, config) if config.attention else nn.Identity()
-    return nn.Sequential(ResidualBlock(channels, channels, config), attention, ResidualBlock(channels, channels, config))
+    return nn.Sequential(
+        ResidualBlock(channels, channels, config), attention, ResidualBlock(channels, channels, config)
+    )
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Pixels `(batch, channels, height, width)` to features `(batch, encoder_channels, height / stride, width / stride)`."""
+    """Pixels `(batch, channels, stride * h, stride * w)` to features `(batch, encoder_channels, h, w)`."""
 
     def __init__(self, config: ConvolutionalTokenizerConfig):
         super().__init__()
@@ -296,7 +310,9 @@ class ConvolutionalEncoder(nn.Module):
             width = config.base_channels * multiplier
             resample = nn.Identity() if is_last else Downsample(width)
             attends = config.attention and is_last
-            self.levels.append(ResolutionLevel(channels, width, config.num_residual_blocks, attends, resample, config))
+            self.levels.append(
+                ResolutionLevel(channels, width, config.num_residual_blocks, attends, resample, config)
+            )
             channels = width
         self.middle = middle_blocks(channels, config)
         self.norm_out = group_norm(channels, config)
@@ -310,7 +326,7 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Features `(batch, encoder_channels, h, w)` to pixels `(batch, channels, h * stride, w * stride)`, not clamped."""
+    """Features `(batch, encoder_channels, h, w)` to pixels `(batch, channels, stride * h, stride * w)`."""
 
     def __init__(self, config: ConvolutionalTokenizerConfig):
         super().__init__()

@@ -40,8 +40,8 @@ class VisualTokenizer(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    # Attention inside of a tokenizer runs over the pixels of its feature maps and always through torch's fused kernel:
-    # declared so that a model around it may choose any implementation for its own layers.
+    # Attention inside of a tokenizer runs over the pixels of its feature maps and always through torch's
+    # fused kernel: declared so that a model around it may choose any implementation for its own layers.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -122,8 +122,8 @@ class VisualTokenizer(PreTrainedModel):
         """
         if height < 1 or width < 1 or height % self.stride or width % self.stride:
             raise LayoutError(
-                f"a picture's sides must be positive multiples of the tokenizer's stride of {self.stride} pixels, given "
-                f"{height}x{width}: resize or crop it"
+                f"a picture's sides must be positive multiples of the tokenizer's stride of {self.stride}, "
+                f"given {height}x{width}: resize or crop it"
             )
         return height // self.stride, width // self.stride
 
@@ -133,7 +133,11 @@ class VisualTokenizer(PreTrainedModel):
         Raises:
             LayoutError: another shape, or sides that are no multiples of the stride.
         """
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
+        if (
+            pixel_values.dim() != 4
+            or pixel_values.shape[1] != channels
+            or not pixel_values.is_floating_point()
+        ):
             raise LayoutError(
                 f"pixel_values must be floating point of shape (batch, {channels}, height, width), given "
                 f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}"
@@ -143,7 +147,9 @@ class VisualTokenizer(PreTrainedModel):
     def _check_size(self, size: tuple[int, int] | None, latent_size: tuple[int, ...]) -> None:
         own = tuple(side * self.stride for side in latent_size)
         if size is not None and tuple(size) != own:
-            raise LayoutError(f"these tokens decode to {own[0]}x{own[1]} pixels, asked for {size[0]}x{size[1]}")
+            raise LayoutError(
+                f"these tokens decode to {own[0]}x{own[1]} pixels, asked for {size[0]}x{size[1]}"
+            )
 
 
 def sum_losses(losses: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -158,6 +164,8 @@ def grid_of(tokens: VisualTokens, tokenizer: Any) -> tuple[int, int]:
         LayoutError: several levels, or another number of dimensions.
     """
     if tokens.layout.num_levels != 1 or tokens.layout.num_dimensions != 2:
-        raise LayoutError(f"{type(tokenizer).__name__} decodes one grid of rows and columns, given tokens of {tokens.layout}")
+        raise LayoutError(
+            f"{type(tokenizer).__name__} decodes one grid (rows and columns), given tokens of {tokens.layout}"
+        )
     height, width = tokens.layout.final
     return height, width

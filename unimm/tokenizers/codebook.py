@@ -26,16 +26,21 @@ class CodebookTokenizerConfig(ConvolutionalTokenizerConfig):
 
     Args:
         codebook_size: number of codes.
-        unit_codes: latents and codes are divided by their length, before the search and in what comes out of it.
+        unit_codes: latents and codes are divided by their length, before the search and in what comes out of
+            it.
         similarity: what nearest means: smallest Euclidean distance, or largest cosine.
         codebook_weight: weight of `mean((code - sg(latent))^2)`, which moves codes to latents.
         commitment_weight: weight of `mean((sg(code) - latent)^2)`, which moves latents to codes.
         entropy_weight: weight of the entropy term, see `entropy_loss`; 0 leaves it out.
         entropy_temperature: temperature of the entropy term's assignment probabilities.
-        usage_window: number of the most recent ids of training from which usage is measured; 0 measures it per batch.
-        revive_after: a code that no latent chose for so many training steps is put onto a badly quantized latent; 0 never.
-        initialize_from_data: the first training batch replaces the codes that it does not choose; needs `revive_after`.
-        ema_decay: codes follow a moving average of the latents that chose them, instead of a gradient; None turns it off.
+        usage_window: number of the most recent ids of training from which usage is measured; 0 measures it
+            per batch.
+        revive_after: a code that no latent chose for so many training steps is put onto a badly quantized
+            latent; 0 never.
+        initialize_from_data: the first training batch replaces the codes that it does not choose; needs
+            `revive_after`.
+        ema_decay: codes follow a moving average of the latents that chose them, instead of a gradient; None
+            turns it off.
 
     Raises:
         ConfigError: a value out of range, or options that exclude each other.
@@ -57,11 +62,13 @@ class CodebookTokenizerConfig(ConvolutionalTokenizerConfig):
         super().__post_init__(**kwargs)
         if self.codebook_size < 1 or self.usage_window < 0 or self.revive_after < 0:
             raise ConfigError(
-                f"codebook_size must be positive, usage_window and revive_after at least 0, given {self.codebook_size}, "
-                f"{self.usage_window} and {self.revive_after}"
+                "codebook_size must be positive, usage_window and revive_after at least 0, given "
+                f"{self.codebook_size}, {self.usage_window} and {self.revive_after}"
             )
         if self.initialize_from_data and not self.revive_after:
-            raise ConfigError("initialize_from_data needs revive_after: set it to a number of training steps, such as 50")
+            raise ConfigError(
+                "initialize_from_data needs revive_after: set it to a number of training steps, such as 50"
+            )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ConfigError(f"ema_decay must lie between 0 and 1, given {self.ema_decay}")
         if self.entropy_weight and self.entropy_temperature <= 0:
@@ -73,7 +80,8 @@ class QuantizerOutput:
     """What a quantizer makes of a feature map.
 
     Args:
-        quantized: `(batch, channels, h, w)` fp32; its value is the codes', its gradient goes straight to the features.
+        quantized: `(batch, channels, h, w)` fp32; its value is the codes', its gradient goes straight to the
+            features.
         ids: `(batch, length)` int64.
         losses: terms by name, multiplied by their weights.
         codebook_usage: share of the codebook in use, a scalar.
@@ -86,11 +94,17 @@ class QuantizerOutput:
 
 
 class Codebook(nn.Module):
-    """A table of codes with nearest-code search, usage statistics, revival of unused codes and moving averages.
+    """A table of codes with nearest-code search, usage statistics, revival of unused codes and moving
+    averages.
 
-    All state is in the weight and in persistent buffers, and nothing is drawn at random: a resumed run equals an
-    undisturbed one.
+    All state is in the weight and in persistent buffers, and nothing is drawn at random: a resumed run equals
+    an undisturbed one.
     """
+
+    recent_ids: torch.Tensor
+    idle_steps: torch.Tensor
+    ema_counts: torch.Tensor
+    ema_sums: torch.Tensor
 
     def __init__(self, config: CodebookTokenizerConfig):
         super().__init__()
@@ -101,7 +115,8 @@ class Codebook(nn.Module):
             # Floating point, as in released checkpoints, which so load and export bit for bit.
             self.register_buffer("recent_ids", torch.empty(config.usage_window))
         if config.revive_after:
-            self.register_buffer("idle_steps", torch.empty(self.size, dtype=torch.long))
+            # Floating point because transformers casts all of a module that it keeps in fp32, integers too.
+            self.register_buffer("idle_steps", torch.empty(self.size))
         if config.ema_decay is not None:
             self.register_buffer("ema_counts", torch.empty(self.size))
             self.register_buffer("ema_sums", torch.empty(self.size, channels))
@@ -118,7 +133,9 @@ class Codebook(nn.Module):
             init.zeros_(self.recent_ids)
         if self.config.revive_after:
             # Idle for long enough already: the first batch revives all that it does not use.
-            init.constant_(self.idle_steps, self.config.revive_after if self.config.initialize_from_data else 0)
+            init.constant_(
+                self.idle_steps, self.config.revive_after if self.config.initialize_from_data else 0
+            )
         if self.config.ema_decay is not None:
             init.ones_(self.ema_counts)
             init.copy_(self.ema_sums, self.weight)
@@ -152,8 +169,8 @@ class Codebook(nn.Module):
     def entropy_loss(self, vectors: torch.Tensor) -> torch.Tensor:
         """Low where every latent is sure of its code and all codes are chosen alike.
 
-        `mean_i H(p_i) - H(mean_i p_i)` with `p_i = softmax(-|z_i - e|^2 / temperature)` and 1e-5 inside of the logarithms
-        (https://huggingface.co/papers/2310.05737, section 3).
+        `mean_i H(p_i) - H(mean_i p_i)` with `p_i = softmax(-|z_i - e|^2 / temperature)` and 1e-5 inside of
+        the logarithms (https://huggingface.co/papers/2310.05737, section 3).
 
         Args:
             vectors: `(number, channels)`.
@@ -168,7 +185,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def observe(self, vectors: torch.Tensor, ids: torch.Tensor) -> None:
-        """Updates the statistics and the codes that depend on them. For training, before the codes are looked up.
+        """Updates the statistics and the codes that depend on them. For training, before the codes are looked
+        up.
 
         Args:
             vectors: `(number, channels)` latents.
@@ -206,14 +224,16 @@ class Codebook(nn.Module):
         hits = torch.zeros(self.size, device=ids.device).index_fill_(0, ids, 1.0)
         if _is_distributed():
             dist.all_reduce(hits, dist.ReduceOp.MAX)
-        self.idle_steps.copy_(torch.where(hits > 0, 0, self.idle_steps + 1))
+        self.idle_steps.copy_(torch.where(hits > 0, 0.0, self.idle_steps + 1))
         dead = self.idle_steps >= self.config.revive_after
-        # Systematic resampling in proportion to the squared error: dead code number r of n takes the latent at the
-        # quantile (r + 1/2) / n. No draw, no branch, and no wait for the device.
+        # Systematic resampling in proportion to the squared error: dead code number r of n takes the latent
+        # at the quantile (r + 1/2) / n. No draw, no branch, and no wait for the device.
         errors = (vectors - self.lookup(ids)).square().sum(-1)
         cumulative = (errors + 1e-3 * errors.mean() + 1e-12).cumsum(0)
         quantiles = (dead.cumsum(0) - 0.5) / dead.sum().clamp(min=1)
-        chosen = torch.searchsorted(cumulative, quantiles.clamp(min=0) * cumulative[-1]).clamp(max=len(vectors) - 1)
+        chosen = torch.searchsorted(cumulative, quantiles.clamp(min=0) * cumulative[-1]).clamp(
+            max=len(vectors) - 1
+        )
         candidates = vectors[chosen]
         if _is_distributed():
             dist.broadcast(candidates, 0)

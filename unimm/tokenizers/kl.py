@@ -21,7 +21,8 @@ class KLTokenizerConfig(UniMMConfig):
     Args:
         autoencoder: arguments of diffusers' `AutoencoderKL`; what is left out has diffusers' default. Its
             `scaling_factor` and `shift_factor` turn its latents into tokens, `(latent - shift) * scale`.
-        kl_weight: weight of the Kullback-Leibler divergence from a standard normal, summed over a picture's latents.
+        kl_weight: weight of the Kullback-Leibler divergence from a standard normal, summed over a picture's
+            latents.
         squared_error_weight: weight of the mean squared reconstruction error.
         absolute_error_weight: weight of the mean absolute reconstruction error.
 
@@ -52,7 +53,7 @@ class KLTokenizer(VisualTokenizer):
 
     def __init__(self, config: KLTokenizerConfig):
         super().__init__(config)
-        self.autoencoder = _autoencoder_class()(**config.autoencoder)
+        self.autoencoder = _autoencoder_class()(**(config.autoencoder or {}))
         self.post_init()
 
     @classmethod
@@ -108,19 +109,25 @@ class KLTokenizer(VisualTokenizer):
         height, width = grid_of(tokens, self)
         self._check_size(size, (height, width))
         if tokens.latents is None:
-            raise LayoutError("a KL tokenizer decodes latents, given ids: were they made with another tokenizer?")
+            raise LayoutError(
+                "a KL tokenizer decodes latents, given ids: were they made with another tokenizer?"
+            )
         settings = self.autoencoder.config
         latents = tokens.latents.to(self.dtype).transpose(1, 2).unflatten(-1, (height, width))
-        pixels = self.autoencoder.decode(latents / settings.scaling_factor + (settings.shift_factor or 0.0)).sample
+        pixels = self.autoencoder.decode(
+            latents / settings.scaling_factor + (settings.shift_factor or 0.0)
+        ).sample
         return pixels.clamp(-1, 1) if clamp else pixels
 
-    def forward(self, pixel_values: torch.Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
+    def forward(
+        self, pixel_values: torch.Tensor, generator: torch.Generator | None = None
+    ) -> TokenizerOutput:
         """Reconstruction and the loss terms `reconstruction` and `kl`, weighted as the config says.
 
         Args:
             pixel_values: `(batch, channels, height, width)` in [-1, 1].
-            generator: draws the latents in training mode (None: torch's global one, as dropout does); in evaluation mode
-                the posterior's mean is decoded.
+            generator: draws the latents in training mode (None: torch's global one, as dropout does); in
+                evaluation mode the posterior's mean is decoded.
 
         Raises:
             LayoutError: a side is no multiple of the stride.
@@ -136,7 +143,10 @@ class KLTokenizer(VisualTokenizer):
             "kl": config.kl_weight * posterior.kl().float().mean(),
         }
         return TokenizerOutput(
-            loss=sum_losses(losses), reconstruction=pixels, losses=losses, tokens=self._tokens(latents.detach())
+            loss=sum_losses(losses),
+            reconstruction=pixels,
+            losses=losses,
+            tokens=self._tokens(latents.detach()),
         )
 
     @property
@@ -164,5 +174,7 @@ def _autoencoder_class() -> Any:
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
-        raise MissingDependencyError("KL tokenizers are diffusers' autoencoders: pip install diffusers") from error
+        raise MissingDependencyError(
+            "KL tokenizers are diffusers' autoencoders: pip install diffusers"
+        ) from error
     return AutoencoderKL

@@ -1,7 +1,8 @@
 """The multi-scale VQ tokenizer: a pyramid of codes, each level quantizing what the coarser ones left over.
 
-https://huggingface.co/papers/2404.02905. Its accumulator (codes of a level, brought to the finest size, refined, added to a
-canvas; the canvas resized to the next level) is what next-scale generators start their slots from.
+https://huggingface.co/papers/2404.02905. Its accumulator (codes of a level, brought to the finest size,
+refined, added to a canvas; the canvas resized to the next level) is what next-scale generators start their
+slots from.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ class MultiScaleVQTokenizerConfig(CodebookTokenizerConfig):
     """A convolutional autoencoder with a residual pyramid of codes; the defaults are VAR's.
 
     Args:
-        levels: the pyramid from coarse to fine, sides of squares or `(height, width)`, ending at the latent size.
-        num_refinements: convolutions that refine the upsampled codes, shared by the levels; None for one per level, 0 for
-            no refinement.
+        levels: the pyramid from coarse to fine, sides of squares or `(height, width)`, ending at the latent
+            size.
+        num_refinements: convolutions that refine the upsampled codes, shared by the levels; None for one per
+            level, 0 for no refinement.
         refinement_kernel_size: side of these convolutions.
         refinement_ratio: share of the convolution in the refined map.
         upsample_mode: how a level's codes come to the finest size.
@@ -53,7 +55,9 @@ class MultiScaleVQTokenizerConfig(CodebookTokenizerConfig):
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         if self.unit_codes:
-            raise ConfigError("residuals have no fixed length: unit_codes does not fit a multi-scale tokenizer")
+            raise ConfigError(
+                "residuals have no fixed length: unit_codes does not fit a multi-scale tokenizer"
+            )
         if self.refinement_kernel_size % 2 == 0 or (self.num_refinements or 0) < 0:
             raise ConfigError(
                 "refinement_kernel_size must be odd and num_refinements at least 0, given "
@@ -81,6 +85,7 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
 
     config: MultiScaleVQTokenizerConfig
     config_class = MultiScaleVQTokenizerConfig
+    quantizer: ResidualPyramidQuantizer
 
     def __init__(self, config: MultiScaleVQTokenizerConfig):
         super().__init__(config)
@@ -113,8 +118,8 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         if layout.final != final:
             own = "the tokenizer's levels" if levels is None else "the given levels"
             raise LayoutError(
-                f"{own} {layout} do not end at {final[0]}x{final[1]}, the latent size of {height}x{width} pixels: give "
-                "levels that do"
+                f"{own} {layout} do not end at {final[0]}x{final[1]}, the latent size of {height}x{width} "
+                "pixels: give levels that do"
             )
         return layout
 
@@ -132,7 +137,8 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
             LayoutError: as in `layout_for`.
         """
         self.check_pixels(pixel_values, self.config.image_channels)
-        layout = self.layout_for(*pixel_values.shape[-2:], levels)
+        height, width = pixel_values.shape[-2:]
+        layout = self.layout_for(height, width, levels)
         return VisualTokens(layout, ids=self.quantizer.encode(self.encode_features(pixel_values), layout))
 
     def quantize(self, features: torch.Tensor, layout: TokenLayout | None = None) -> QuantizerOutput:
@@ -158,7 +164,8 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         generator: torch.Generator | None = None,
         layout: TokenLayout | None = None,
     ) -> torch.Tensor:
-        """Pictures of all levels or of the first ones, `(batch, channels, height, width)`, nominally in [-1, 1].
+        """Pictures of all levels or of the first ones, `(batch, channels, height, width)`, nominally in [-1,
+        1].
 
         Args:
             tokens: ids of a whole pyramid or of its first levels.
@@ -203,16 +210,28 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         assert tokens.ids is not None
         layout = tokens.layout
         canvases = self.quantizer.running(tokens.ids, layout, layout.num_levels - 1)
-        resized = [self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)]
-        return torch.cat(resized, dim=1) if resized else self.codebook.new_zeros(tokens.batch_size, 0, self.latent_channels)
+        resized = [
+            self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)
+        ]
+        return (
+            torch.cat(resized, dim=1)
+            if resized
+            else self.codebook.new_zeros(tokens.batch_size, 0, self.latent_channels)
+        )
 
     def initial_canvas(
-        self, batch_size: int, layout: TokenLayout, device: torch.device | str, dtype: torch.dtype = torch.float32
+        self,
+        batch_size: int,
+        layout: TokenLayout,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """An empty canvas, `(batch, channels, h, w)` at the size of the last level."""
         return torch.zeros(batch_size, self.latent_channels, *layout.final, device=device, dtype=dtype)
 
-    def accumulate(self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
+    def accumulate(
+        self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout
+    ) -> torch.Tensor:
         """The canvas after a level's codes are placed.
 
         Args:
@@ -237,7 +256,9 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
 
     def _checked_ids(self, tokens: VisualTokens) -> torch.Tensor:
         if tokens.ids is None:
-            raise LayoutError("a multi-scale VQ tokenizer decodes ids, given latents: use decode_canvas for a finished canvas")
+            raise LayoutError(
+                "a multi-scale VQ tokenizer decodes ids, given latents: decode_canvas takes a finished canvas"
+            )
         check_ids(tokens.ids, self.codebook_size)
         return tokens.ids
 
@@ -254,7 +275,7 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
             raise LayoutError(f"tokens of {given} are no first levels of the pyramid {layout}")
         if size is not None and layout.final != self.latent_size(*size):
             raise LayoutError(
-                f"the pyramid {layout} decodes to {layout.final[0] * self.stride}x{layout.final[1] * self.stride} pixels, "
-                f"asked for {size[0]}x{size[1]}: give the whole pyramid as layout"
+                f"the pyramid {layout} does not end at the latent size of {size[0]}x{size[1]} pixels: give "
+                "the whole pyramid as layout"
             )
         return layout

@@ -20,7 +20,7 @@ ResizeMode = Literal["area", "bilinear", "bicubic", "nearest"]
 
 
 class VectorQuantizer(nn.Module):
-    """Replaces every position of a feature map by its nearest code (https://huggingface.co/papers/1711.00937)."""
+    """Every position of a feature map becomes its nearest code (https://huggingface.co/papers/1711.00937)."""
 
     def __init__(self, config: CodebookTokenizerConfig):
         super().__init__()
@@ -63,7 +63,7 @@ def as_vectors(features: torch.Tensor) -> torch.Tensor:
 
 
 def resize(features: torch.Tensor, size: Sequence[int], mode: ResizeMode) -> torch.Tensor:
-    """`(batch, channels, h, w)` to another size; `area` is adaptive average pooling, nothing is antialiased."""
+    """`(batch, channels, h, w)` to another size, without antialiasing; `area` is adaptive average pooling."""
     if tuple(features.shape[-2:]) == tuple(size):
         return features
     corners = {"align_corners": False} if mode in ("bilinear", "bicubic") else {}
@@ -71,10 +71,11 @@ def resize(features: torch.Tensor, size: Sequence[int], mode: ResizeMode) -> tor
 
 
 class ResidualPyramidQuantizer(nn.Module):
-    """Levels of codes, each quantizing what the coarser ones left over (https://huggingface.co/papers/2404.02905, algorithm 1).
+    """Levels of codes, each quantizing what the coarser ones left over
+    (https://huggingface.co/papers/2404.02905, algorithm 1).
 
-    `rest_1 = f`; `r_k = nearest(down(rest_k, p_k))`; `h_k = refine_k(up(e[r_k], p_K))`; `rest_{k+1} = rest_k - h_k`, and
-    `sum_k h_k` is what comes out. `refine(h) = (1 - ratio) h + ratio conv(h)`.
+    `rest_1 = f`; `r_k = nearest(down(rest_k, p_k))`; `h_k = refine_k(up(e[r_k], p_K))`; `rest_{k+1} = rest_k
+    - h_k`, and `sum_k h_k` is what comes out. `refine(h) = (1 - ratio) h + ratio conv(h)`.
 
     Args:
         num_refinements: convolutions that the levels share; 0 leaves the refinement out.
@@ -99,7 +100,8 @@ class ResidualPyramidQuantizer(nn.Module):
         self.codebook = Codebook(config)
         channels, padding = config.code_channels, refinement_kernel_size // 2
         self.refinements = nn.ModuleList(
-            nn.Conv2d(channels, channels, refinement_kernel_size, padding=padding) for _ in range(num_refinements)
+            nn.Conv2d(channels, channels, refinement_kernel_size, padding=padding)
+            for _ in range(num_refinements)
         )
         self.refinement_ratio = refinement_ratio
         self.upsample_mode, self.downsample_mode = upsample_mode, downsample_mode
@@ -107,13 +109,16 @@ class ResidualPyramidQuantizer(nn.Module):
     def refinement_index(self, level: int, num_levels: int) -> int:
         """Which convolution serves a level: the one whose tick is nearest to `level / (num_levels - 1)`.
 
-        Ticks are spread evenly over [1 / 2n, 1 - 1 / 2n], for 4 convolutions over [1/12, 11/12]; the first one wins ties.
+        Ticks are spread evenly over [1 / 2n, 1 - 1 / 2n], for 4 convolutions over [1/12, 11/12]; the first
+        one wins ties.
         """
         number = len(self.refinements)
+        if number == 1 or num_levels == 1:
+            return 0
         first = 1 / 12 if number == 4 else 1 / (2 * number)
-        ticks = torch.linspace(first, 1 - first, number, dtype=torch.float64)
-        position = level / (num_levels - 1) if num_levels > 1 else 0.0
-        return int((ticks - position).abs().argmin())
+        step = (1 - first - first) / (number - 1)
+        # In double precision: two of ten levels lie halfway between two of four ticks, where rounding decides.
+        return min(range(number), key=lambda tick: abs(first + tick * step - level / (num_levels - 1)))
 
     def contribution(self, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
         """What a level adds to the canvas.
@@ -132,17 +137,22 @@ class ResidualPyramidQuantizer(nn.Module):
             if not self.refinements:
                 return grid
             refine = self.refinements[self.refinement_index(level, layout.num_levels)]
-            return torch.lerp(grid, F.conv2d(grid, refine.weight.float(), refine.bias.float(), padding=refine.padding), self.refinement_ratio)
+            assert isinstance(refine, nn.Conv2d)
+            return grid.lerp(refine(grid.to(refine.weight.dtype)).float(), self.refinement_ratio)
 
-    def accumulate(self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
-        """The canvas `(batch, channels, h, w)` after a level's codes `(batch, tokens, channels)` are placed."""
+    def accumulate(
+        self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout
+    ) -> torch.Tensor:
+        """The canvas `(batch, channels, h, w)` after a level's codes `(batch, tokens, channels)`."""
         return canvas + self.contribution(codes, level, layout)
 
     def resize_canvas(self, canvas: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """The canvas `(batch, channels, H, W)` at a level's size, `(batch, h * w, channels)`."""
         return resize(canvas.float(), size, self.downsample_mode).flatten(2).transpose(1, 2)
 
-    def running(self, ids: torch.Tensor, layout: TokenLayout, num_levels: int | None = None) -> Iterator[torch.Tensor]:
+    def running(
+        self, ids: torch.Tensor, layout: TokenLayout, num_levels: int | None = None
+    ) -> Iterator[torch.Tensor]:
         """The canvas after every level: `num_levels` maps `(batch, channels, h, w)`.
 
         Args:
@@ -169,7 +179,9 @@ class ResidualPyramidQuantizer(nn.Module):
     def _search(self, features: torch.Tensor, layout: TokenLayout) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids `(batch, length)`, and the vectors `(batch, length, channels)` that were quantized."""
         if layout.final != tuple(features.shape[-2:]):
-            raise LayoutError(f"the pyramid {layout} does not end at the feature map's size {tuple(features.shape[-2:])}")
+            raise LayoutError(
+                f"the pyramid {layout} does not end at the feature map's size {tuple(features.shape[-2:])}"
+            )
         rest, ids, vectors = features.detach().float(), [], []
         for level, size in enumerate(layout.levels):
             resized = self.resize_canvas(rest, size)
@@ -180,7 +192,8 @@ class ResidualPyramidQuantizer(nn.Module):
         return torch.cat(ids, dim=1), torch.cat(vectors, dim=1)
 
     def forward(self, features: torch.Tensor, layout: TokenLayout) -> QuantizerOutput:
-        """`(batch, channels, h, w)` to the sum of all levels, ids, and loss terms, each a mean over the levels.
+        """`(batch, channels, h, w)` to the sum of all levels, ids, and loss terms, each a mean over the
+        levels.
 
         In training mode the codebook's statistics are updated.
 
@@ -197,7 +210,9 @@ class ResidualPyramidQuantizer(nn.Module):
             canvas, codebook, commitment, quantized = torch.zeros_like(features), [], [], []
             for level, running in enumerate(self.running(ids, layout)):
                 if config.entropy_weight:
-                    quantized.append(self.resize_canvas(features - canvas.detach(), layout.levels[level]).flatten(0, 1))
+                    quantized.append(
+                        self.resize_canvas(features - canvas.detach(), layout.levels[level]).flatten(0, 1)
+                    )
                 canvas = running
                 codebook.append(F.mse_loss(canvas, features.detach()))
                 commitment.append(F.mse_loss(canvas.detach(), features))

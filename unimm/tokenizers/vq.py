@@ -1,6 +1,8 @@
-"""The VQ tokenizer: a convolutional autoencoder around one codebook (VQGAN, LlamaGen, and their many relatives).
+"""The VQ tokenizer: a convolutional autoencoder around one codebook (VQGAN, LlamaGen, and their many
+relatives).
 
-https://huggingface.co/papers/2012.09841 and, with codes of unit length, https://huggingface.co/papers/2406.06525.
+https://huggingface.co/papers/2012.09841 and, with codes of unit length,
+https://huggingface.co/papers/2406.06525.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from ..tokens import VisualTokens, check_ids
 from .autoencoder import ConvolutionalTokenizer
 from .base import TokenizerOutput, grid_of, sum_losses
 from .codebook import Codebook, CodebookTokenizerConfig, QuantizerOutput
-from .quantizers import VectorQuantizer
+from .quantizers import ResidualPyramidQuantizer, VectorQuantizer
 
 
 class CodebookTokenizer(ConvolutionalTokenizer):
     """A convolutional autoencoder around a quantizer with one codebook; subclasses add the quantizer."""
 
     config: CodebookTokenizerConfig
-    quantizer: nn.Module
+    quantizer: VectorQuantizer | ResidualPyramidQuantizer
 
     @property
     def codebook_size(self) -> int:
@@ -38,20 +40,23 @@ class CodebookTokenizer(ConvolutionalTokenizer):
 
     @abstractmethod
     def quantize(self, features: torch.Tensor) -> QuantizerOutput:
-        """Codes, ids and loss terms of `encode_features`' result; updates the codebook's statistics in training mode."""
+        """Codes, ids and loss terms of `encode_features`' result; in training mode the statistics move."""
 
     def forward(self, pixel_values: torch.Tensor) -> TokenizerOutput:
         """Reconstruction and loss terms.
 
-        Terms, weighted as the config says: `reconstruction`, `commitment`, `codebook` (not where moving averages leave it
-        without a gradient), and `entropy` where its weight is not 0.
+        Terms, weighted as the config says: `reconstruction`, `commitment`, `codebook` (not where moving
+        averages leave it without a gradient), and `entropy` where its weight is not 0.
 
         Args:
             pixel_values: `(batch, channels, height, width)` in [-1, 1].
         """
         quantized = self.quantize(self.encode_features(pixel_values))
         reconstruction = self.decode_features(quantized.quantized)
-        losses = {"reconstruction": self.reconstruction_loss(reconstruction, pixel_values), **quantized.losses}
+        losses = {
+            "reconstruction": self.reconstruction_loss(reconstruction, pixel_values),
+            **quantized.losses,
+        }
         return TokenizerOutput(
             loss=sum_losses(losses),
             reconstruction=reconstruction,
@@ -68,7 +73,7 @@ class CodebookTokenizer(ConvolutionalTokenizer):
 
 
 class VQTokenizerConfig(CodebookTokenizerConfig):
-    """A convolutional autoencoder with one code per position of its latent grid; the defaults are LlamaGen's VQ-16."""
+    """A convolutional autoencoder with one code per latent position; the defaults are LlamaGen's VQ-16."""
 
     model_type = "unimm_vq_tokenizer"
 
@@ -78,6 +83,7 @@ class VQTokenizer(CodebookTokenizer):
 
     config: VQTokenizerConfig
     config_class = VQTokenizerConfig
+    quantizer: VectorQuantizer
 
     def __init__(self, config: VQTokenizerConfig):
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""Shapes, the built-in world: scenes of coloured shapes, rendered and described deterministically from a seed."""
+"""Shapes, the built-in world: coloured shapes, drawn and described deterministically from a seed."""
 
 from .alterations import alter_claims, alter_scene
 from .datasets import shapes_dataset

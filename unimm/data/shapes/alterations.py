@@ -45,7 +45,7 @@ _VALUES: dict[str, Sequence[str]] = {
 
 
 def stated_attributes(claims: Claims) -> tuple[str, ...]:
-    """The attributes that can be altered in a caption: everything that it states but the number of a fixed kind."""
+    """What can be altered in a caption: all that it states, but a number that its kind fixes."""
     names = [name for name in _VALUES if any(getattr(claim, name) is not None for claim in claims.objects)]
     if claims.kind == "count":
         names.append("count")
@@ -148,6 +148,14 @@ def _change_relation(scene: Scene, draws: Draws) -> Scene | None:
     return replace(scene, objects=(replace(first, centre=centres[0]), replace(second, centre=centres[1])))
 
 
+def _change_word(scene: Scene, draws: Draws) -> Scene | None:
+    if scene.word is None:
+        return None
+    text = scene.word.text
+    options = [word for word in WORDS if len(word) == len(text) and word != text]
+    return replace(scene, word=replace(scene.word, text=draws.choice(options)))
+
+
 def _change_object(scene: Scene, draws: Draws, attribute: str, textures: Sequence[str]) -> Scene | None:
     position = draws.integer(len(scene.objects))
     item = scene.objects[position]
@@ -169,7 +177,8 @@ def _change_object(scene: Scene, draws: Draws, attribute: str, textures: Sequenc
             return None
         changed = replace(item, texture=_other(draws, textures, item.texture))
     else:
-        changed = replace(item, **{attribute: _other(draws, _VALUES[attribute], getattr(item, attribute))})
+        value = _other(draws, _VALUES[attribute], getattr(item, attribute))
+        changed = replace(item, shape=value) if attribute == "shape" else replace(item, colour=value)
     objects = list(scene.objects)
     objects[position] = changed
     return replace(scene, objects=tuple(objects))
@@ -193,7 +202,7 @@ def alter_scene(
     Raises:
         DataError: nothing can be changed so.
     """
-    options = [name for name in dict.fromkeys((*stated_attributes(claims), "count"))]
+    options = list(dict.fromkeys((*stated_attributes(claims), "count")))
     if not scene.objects:
         options = [name for name in options if name in ("word", "background")]
     if attribute is not None:
@@ -204,18 +213,7 @@ def alter_scene(
         "count": lambda: _change_count(scene, draws),
         "relation": lambda: _change_relation(scene, draws),
         "background": lambda: replace(scene, background=_other(draws, tuple(BACKGROUNDS), scene.background)),
-        "word": lambda: (
-            scene.word
-            and replace(
-                scene,
-                word=replace(
-                    scene.word,
-                    text=draws.choice(
-                        [w for w in WORDS if len(w) == len(scene.word.text) and w != scene.word.text]
-                    ),
-                ),
-            )
-        ),
+        "word": lambda: _change_word(scene, draws),
     }
     for _ in range(_ATTEMPTS):
         name = draws.choice(options)

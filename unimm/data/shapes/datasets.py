@@ -95,8 +95,8 @@ def shapes_dataset(
         num_rows: number of rows.
         resolution: side of the pictures in pixels.
         seed: seed of the whole data set.
-        streaming: draw rows as they are read, in shards of at most 1,024 rows, instead of all now. The rows are the
-            same, for any number of workers and processes; several workers interleave their shards.
+        streaming: draw rows as they are read, in shards of at most 1,024 rows, instead of all now. The rows
+            are the same, for any number of workers and processes; several workers interleave their shards.
         **options: `held_out_share`, `held_out_only`, the task's own options and fields of `WorldConfig`.
 
     Returns:

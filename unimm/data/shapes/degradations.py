@@ -68,8 +68,8 @@ def degrade(image: np.ndarray, kind: str, draws: Draws) -> np.ndarray:
 
     Args:
         image: uint8 `(side, side, 3)`.
-        kind: one of `REPAIRS`: Gaussian noise (deviation 15-45 of 255), blur (radius 2-5 % of the side), JPEG at
-            quality 5-20, two- or fourfold coarser pixels, or a grey rectangle.
+        kind: one of `REPAIRS`: Gaussian noise (deviation 15-45 of 255), blur (radius 2-5 % of the side),
+            JPEG at quality 5-20, two- or fourfold coarser pixels, or a grey rectangle.
         draws: random decisions about the strength and the place.
 
     Returns:

@@ -141,6 +141,4 @@ def _addition(sampler: SceneSampler, draws: Draws, before: Scene) -> Edit | None
 
 def edit_vocabulary() -> set[str]:
     """Every word of instructions that captions do not have."""
-    return set(
-        ["make", "turn", "into", "move", "to", "the", "remove", "add", "change", "background", "a", "an"]
-    )
+    return {"make", "turn", "into", "move", "to", "the", "remove", "add", "change", "background", "a", "an"}

@@ -194,7 +194,8 @@ def _one_of(values: Sequence[str]) -> str:
 
 _PHRASE = (
     rf"(?:(?P<size>{_one_of(tuple(SIZES))}) )?(?:(?P<texture>{_one_of(TEXTURES)}) )?"
-    rf"(?:(?P<colour>{_one_of(tuple(COLOURS))}) )?(?P<noun>{_one_of((*SHAPES, *_SINGULARS, 'object', 'objects'))})"
+    rf"(?:(?P<colour>{_one_of(tuple(COLOURS))}) )?"
+    rf"(?P<noun>{_one_of((*SHAPES, *_SINGULARS, 'object', 'objects'))})"
     rf"(?: with an? (?P<emblem_colour>{_one_of(tuple(COLOURS))}) (?P<emblem_shape>{_one_of(SHAPES)}) inside)?"
     rf"(?: (?P<place>{_one_of(tuple(PLACES.values()))}))?"
 )
@@ -224,10 +225,10 @@ def _parse_object(text: str) -> ObjectClaim | None:
 def _parse_body(body: str) -> Claims | None:
     if found := _COUNT.fullmatch(body):
         claim = _parse_object(found["rest"])
-        return claim and Claims("count", (claim,), NUMBERS.index(found["number"]))
+        return Claims("count", (claim,), NUMBERS.index(found["number"])) if claim else None
     if found := _VIDEO.fullmatch(body):
         claim = _parse_object(found["first"])
-        return claim and Claims("video", (claim,), 1, motion=found["motion"])
+        return Claims("video", (claim,), 1, motion=found["motion"]) if claim else None
     if found := _PAIR.fullmatch(body):
         pair = (_parse_object(found["first"]), _parse_object(found["second"]))
         if pair[0] is not None and pair[1] is not None:
@@ -297,7 +298,7 @@ def check_claims(
 
 
 def _best_match(claims: Claims, scene: Scene, tolerance: float) -> dict[str, bool]:
-    """The checks of objects and their relation under the matching of objects to claims that satisfies most."""
+    """The checks of objects and their relation, objects matched to claims so that most hold."""
     wanted = claims.objects * claims.count if claims.kind == "count" else claims.objects
     missing = max(0, len(wanted) - len(scene.objects))
     there: list[SceneObject | None] = [*scene.objects, *[None] * missing]
@@ -317,8 +318,11 @@ def _best_match(claims: Claims, scene: Scene, tolerance: float) -> dict[str, boo
                 score += holds
         if claims.relation is not None:
             first, second = matching
-            related = first is not None and second is not None
-            outcome["relation"] = related and relation_between(first, second) == claims.relation
+            outcome["relation"] = (
+                first is not None
+                and second is not None
+                and relation_between(first, second) == claims.relation
+            )
             score += outcome["relation"]
         if score > best_score:
             best, best_score = outcome, score

@@ -283,10 +283,8 @@ def sample_question(
         return _asked(sampler.sample(draws, "word"), draws, type_name)
     count = 1 + draws.integer(3)
     while True:
-        if count == 1:
-            objects = (sampler.single(draws, held_out),)
-        else:
-            objects = sampler.group(draws, count, held_out)
+        single = count == 1
+        objects = (sampler.single(draws, held_out),) if single else sampler.group(draws, count, held_out)
         scene = Scene(background, objects)
         if type_name == "existence":
             return _asked(scene, draws, type_name)
@@ -341,6 +339,7 @@ def majority_baseline(rows: Iterable[Question | Mapping[str, Any]]) -> dict[str,
 
 def question_vocabulary() -> set[str]:
     """Every word that a question or an answer can have."""
-    grammar = "what colour shape size word is the a an how many are there where written or , ? yes no object objects"
+    grammar = "what colour shape size word is the a an how many are there where written or object objects"
+    grammar += " , ? yes no"
     words = (*SHAPES, *PLURALS.values(), *COLOURS, *SIZES, *TEXTURES, *RELATIONS, *REGIONS, *NUMBERS, *WORDS)
     return set(" ".join((grammar, *words)).split())

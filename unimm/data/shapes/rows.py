@@ -55,21 +55,24 @@ def message(role: str, *content: str | None) -> dict[str, Any]:
 
 
 class ShapesRows(Sequence[dict[str, Any]]):
-    """Rows of one task as plain dictionaries; row i depends on task, split, seed, resolution, options and i alone.
+    """Rows of one task as plain dictionaries; row i is a function of the arguments and i alone.
 
-    Every row has `id`, `images` (uint8 arrays `(resolution, resolution, 3)`), `messages` (whose image entries stand
-    for the pictures in order), `source` and `scene` (`Scene.to_dict`). Some tasks have more:
+    Every row has `id`, `images` (uint8 arrays `(resolution, resolution, 3)`), `messages` (whose image
+    entries stand for the pictures in order), `source` and `scene` (`Scene.to_dict`). Some tasks have more:
 
     | task | images | messages | more |
     |---|---|---|---|
     | captions | picture | user: caption; assistant: picture | `caption`, `kind` |
-    | questions | picture | user: picture, question; assistant: answer | `label` (the answer), `question_type` |
+    | questions | picture | user: picture, question; assistant: answer | `label`, `question_type` |
     | edits | before, after | user: before, instruction; assistant: after | `edit_type`, `scene_before` |
-    | preferences | chosen, rejected | user: caption | `caption`, `chosen` = 0, `rejected` = 1 (numbers of pictures), `altered` |
-    | subjects | views | per view, user: caption with an invented name; assistant: picture | `subject`, `captions` (describing) |
+    | preferences | chosen, rejected | user: caption | `caption`, `chosen`, `rejected`, `altered` |
+    | subjects | views | per view, user: naming caption; assistant: picture | `subject`, `captions` |
     | layouts | layout, picture | user: layout, caption; assistant: picture | `caption`, `kind` |
     | restoration | spoiled, clean | user: spoiled, instruction; assistant: clean | `degradation` |
     | videos | frames | user: caption; assistant: frames | `caption`; `scene` is the first frame's |
+
+    `chosen` and `rejected` are numbers of pictures; `label` is the answer; a subject's naming captions use
+    its invented name (`subject`), its `captions` describe what it looks like.
 
     Args:
         task: one of `TASKS`.
@@ -144,7 +147,7 @@ class ShapesRows(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return self.num_rows
 
-    def __getitem__(self, index):  # type: ignore[override]
+    def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(self.num_rows))]
         if index < 0:

@@ -65,7 +65,7 @@ class ShapesSample:
 
 def world_config(
     split: str, *, held_out_share: float | None = None, held_out_only: bool = False, **options: Any
-):
+) -> WorldConfig:
     """A `WorldConfig` with the split's usual share of held-out combinations.
 
     Args:
@@ -98,7 +98,8 @@ class ShapesSampler(Sequence[ShapesSample]):
 
     Args:
         split: one of `train`, `validation`, `test`.
-        task: `captions` draws scenes of the wanted kinds; `questions` draws scenes made for balanced questions.
+        task: `captions` draws scenes of the wanted kinds; `questions` draws scenes made for balanced
+            questions.
         seed: seed of the whole data set.
         resolution: side of the pictures in pixels.
         num_rows: length; any row number below 2**63 can be asked for.
@@ -150,7 +151,7 @@ class ShapesSampler(Sequence[ShapesSample]):
     def __len__(self) -> int:
         return self.num_rows
 
-    def __getitem__(self, index):  # type: ignore[override]
+    def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(self.num_rows))]
         if index < 0:
@@ -194,13 +195,13 @@ def check_word_resolution(config: WorldConfig, question_types: Sequence[str], re
     """Raises a `ConfigError` where words would be drawn too small to read."""
     if ("word" in config.kinds or "word" in question_types) and resolution < MINIMUM_WORD_RESOLUTION:
         raise ConfigError(
-            f"written words are legible from {MINIMUM_WORD_RESOLUTION} pixels a side on, but the resolution is "
-            f"{resolution}; raise it or drop the kind and question type 'word'"
+            f"written words are legible from {MINIMUM_WORD_RESOLUTION} pixels a side on, but the resolution "
+            f"is {resolution}; raise it or drop the kind and question type 'word'"
         )
 
 
 def vocabulary() -> list[str]:
-    """All words of captions, questions, answers and instructions, sorted; `?` and `,` are words of their own."""
+    """All words of captions, questions, answers and instructions, sorted; `?` and `,` are words too."""
     instructions = {word for text in REPAIRS.values() for word in text.split()}
     return sorted(
         caption_vocabulary() | question_vocabulary() | edit_vocabulary() | instructions | set(SUBJECT_NAMES)

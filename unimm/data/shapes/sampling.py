@@ -51,10 +51,12 @@ class WorldConfig:
         attributes: what captions state, some of `ATTRIBUTES`.
         optional_attributes: what every second caption states in addition.
         backgrounds: backgrounds of the pictures.
-        textures: textures of the objects that are large enough for one; solid alone unless textures are stated.
+        textures: textures of the objects that are large enough for one; solid alone unless textures are
+            stated.
         sizes: sizes of the objects; large ones appear alone or beside a small one, three or more are small.
         words: words that are written.
-        held_out_share: share of scenes with a combination that only the test split has; must be 0 in the others.
+        held_out_share: share of scenes with a combination that only the test split has; must be 0 in the
+            others.
     """
 
     kinds: tuple[str, ...] = ("object", "pair")
@@ -100,7 +102,8 @@ class WorldConfig:
                 raise ConfigError(f"{name} is empty; give at least one of {', '.join(known)}")
         if self.kind_weights and len(self.kind_weights) != len(self.kinds):
             raise ConfigError(
-                f"kind_weights has {len(self.kind_weights)} numbers for {len(self.kinds)} kinds; give one each"
+                f"kind_weights has {len(self.kind_weights)} numbers for {len(self.kinds)} kinds; "
+                "give one each"
             )
         if not 0.0 <= self.held_out_share <= 1.0:
             raise ConfigError(f"held_out_share is a share in [0, 1], but got {self.held_out_share}")

@@ -85,7 +85,8 @@ class SceneObject:
     Args:
         shape: one of `SHAPES`.
         colour: one of `COLOURS`.
-        size: side of the object's box as a share of the picture's side, in (0, 1]; `SIZES` has the named ones.
+        size: side of the object's box as a share of the picture's side, in (0, 1]; `SIZES` has the named
+            ones.
         centre: x and y of the box's centre, each in [0, 1].
         texture: one of `TEXTURES`.
         emblem: shape and colour of a smaller figure inside, which makes a novel object.
@@ -168,7 +169,7 @@ class Scene:
         return replace(self, objects=tuple(objects))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, the same keys for every scene (absent things are empty strings)."""
+        """Plain lists, strings and numbers; the same keys for every scene, what is absent is empty."""
         return {
             "background": self.background,
             "objects": [

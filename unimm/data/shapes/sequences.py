@@ -35,7 +35,7 @@ class SubjectSet:
     claims: tuple[Claims, ...]
 
     def caption(self, view: int) -> str:
-        """The view's caption with the invented name, such as `a zorb in the upper left on a grey background`."""
+        """The view's caption with the invented name, such as `a zorb at the top on a grey background`."""
         claims = self.claims[view]
         described = describe(claims)
         plain = describe(

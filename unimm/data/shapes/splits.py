@@ -21,7 +21,8 @@ class HeldOut:
 
     Args:
         colour_shape: pairs of colour and shape.
-        colour_shape_relation: an object's colour and shape, and how it lies to an object that differs from it.
+        colour_shape_relation: an object's colour and shape, and how it lies to an object that differs from
+            it.
     """
 
     colour_shape: frozenset[tuple[str, str]]
@@ -34,7 +35,7 @@ class HeldOut:
         return (item.colour, item.shape) in self.colour_shape
 
     def has_relation(self, first: SceneObject, second: SceneObject) -> bool:
-        """Whether how the first object lies to the second (or the second to the first) is kept for the test split."""
+        """Whether how one of the objects lies to the other is kept for the test split."""
         if (first.colour, first.shape) == (second.colour, second.shape):
             return False
         return any(

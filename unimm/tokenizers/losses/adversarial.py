@@ -27,9 +27,9 @@ def adversarial_discriminator_loss(
         real_logits: logits of pictures, any shape.
         fake_logits: logits of reconstructions, any shape.
         kind: which loss.
-        logits_as_targets: swaps the arguments of the cross-entropy, so that constants are scored against the logits:
-            `(1 - mean real + log(1 + 1/e) + log 2) / 2`, which is linear in the real logits and blind to the fake ones.
-            Some released tokenizers were trained with it. Only with `non_saturating`.
+        logits_as_targets: swaps the arguments of the cross-entropy, so that constants are scored against the
+            logits: `(1 - mean real + log(1 + 1/e) + log 2) / 2`, which is linear in the real logits and blind
+            to the fake ones. Some released tokenizers were trained with it. Only with `non_saturating`.
 
     Raises:
         ConfigError: an unknown kind, or swapped arguments of another loss than `non_saturating`.
@@ -39,7 +39,9 @@ def adversarial_discriminator_loss(
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
     if kind not in ("vanilla", "non_saturating"):
-        raise ConfigError(f"no discriminator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}")
+        raise ConfigError(
+            f"no discriminator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}"
+        )
     if logits_as_targets:
         real = F.binary_cross_entropy_with_logits(torch.ones_like(real_logits), real_logits)
         return 0.5 * (real + F.binary_cross_entropy_with_logits(torch.zeros_like(fake_logits), fake_logits))
@@ -54,8 +56,8 @@ def adversarial_generator_loss(
 ) -> torch.Tensor:
     """What a tokenizer minimises to make its reconstructions pass for pictures.
 
-    `hinge`: `-mean fake`. `non_saturating`: `mean softplus(-fake)`. `vanilla`: `-mean softplus(fake)`, which saturates where
-    the discriminator is sure.
+    `hinge`: `-mean fake`. `non_saturating`: `mean softplus(-fake)`. `vanilla`: `-mean softplus(fake)`, which
+    saturates where the discriminator is sure.
 
     Args:
         fake_logits: logits of reconstructions, any shape.
@@ -72,7 +74,9 @@ def adversarial_generator_loss(
     if kind == "vanilla":
         return -F.softplus(fake_logits).mean()
     if kind != "non_saturating":
-        raise ConfigError(f"no generator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}")
+        raise ConfigError(
+            f"no generator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}"
+        )
     if logits_as_targets:
         return F.binary_cross_entropy_with_logits(torch.ones_like(fake_logits), fake_logits)
     return F.softplus(-fake_logits).mean()
@@ -88,8 +92,8 @@ def adaptive_weight(
 ) -> torch.Tensor:
     """The weight at which both losses pull equally at the decoder's last layer, without gradient.
 
-    `|d reconstruction / d w| / (|d adversarial / d w| + 1e-4)`, clamped (https://huggingface.co/papers/2012.09841,
-    equation 7).
+    `|d reconstruction / d w| / (|d adversarial / d w| + 1e-4)`, clamped
+    (https://huggingface.co/papers/2012.09841, equation 7).
 
     Args:
         reconstruction_loss: scalar; its graph is kept.

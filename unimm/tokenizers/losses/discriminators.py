@@ -15,7 +15,8 @@ from ...errors import ConfigError, LayoutError
 
 
 class PatchDiscriminatorConfig(UniMMConfig):
-    """A convolutional discriminator that judges overlapping patches (https://huggingface.co/papers/1611.07004).
+    """A convolutional discriminator that judges overlapping patches
+    (https://huggingface.co/papers/1611.07004).
 
     Args:
         image_channels: channels of a picture.
@@ -34,11 +35,13 @@ class PatchDiscriminatorConfig(UniMMConfig):
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         if self.num_layers < 1:
-            raise ConfigError(f"a patch discriminator needs at least one layer, given num_layers={self.num_layers}")
+            raise ConfigError(
+                f"a patch discriminator needs at least one layer, given num_layers={self.num_layers}"
+            )
 
 
 class PatchDiscriminator(PreTrainedModel):
-    """One logit per patch: convolutions of side 4, batch norm between the first and the last, leaky rectifiers."""
+    """One logit per patch: convolutions of side 4, leaky rectifiers, batch norm inside."""
 
     config: PatchDiscriminatorConfig
     config_class = PatchDiscriminatorConfig
@@ -48,11 +51,15 @@ class PatchDiscriminator(PreTrainedModel):
     def __init__(self, config: PatchDiscriminatorConfig):
         super().__init__(config)
         widths = [config.base_channels * min(2**layer, 8) for layer in range(config.num_layers + 1)]
-        self.convolutions = nn.ModuleList([nn.Conv2d(config.image_channels, widths[0], 4, stride=2, padding=1)])
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(config.image_channels, widths[0], 4, stride=2, padding=1)]
+        )
         self.norms = nn.ModuleList()
         for layer in range(1, config.num_layers + 1):
             stride = 2 if layer < config.num_layers else 1
-            self.convolutions.append(nn.Conv2d(widths[layer - 1], widths[layer], 4, stride=stride, padding=1, bias=False))
+            self.convolutions.append(
+                nn.Conv2d(widths[layer - 1], widths[layer], 4, stride=stride, padding=1, bias=False)
+            )
             self.norms.append(nn.BatchNorm2d(widths[layer]))
         self.convolutions.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
         self.post_init()
@@ -96,7 +103,8 @@ class StyleDiscriminatorConfig(UniMMConfig):
         base_channels: width at full resolution; it doubles per level.
         max_channels: largest width.
         num_levels: residual levels, each of which halves the sides.
-        group_size: pictures whose spread is measured together; 1 leaves the measure out. The batch must be a multiple.
+        group_size: pictures whose spread is measured together; 1 leaves the measure out. The batch must be a
+            multiple.
 
     Raises:
         ConfigError: a number below one.
@@ -116,7 +124,7 @@ class StyleDiscriminatorConfig(UniMMConfig):
 
 
 class StyleDiscriminator(PreTrainedModel):
-    """One logit per picture: blurred downsampling in residual levels, and the spread of the batch as a feature."""
+    """One logit per picture: residual levels with blurred downsampling, the batch's spread as a feature."""
 
     config: StyleDiscriminatorConfig
     config_class = StyleDiscriminatorConfig
@@ -126,7 +134,10 @@ class StyleDiscriminator(PreTrainedModel):
 
     def __init__(self, config: StyleDiscriminatorConfig):
         super().__init__(config)
-        widths = [min(config.base_channels * 2**level, config.max_channels) for level in range(config.num_levels + 1)]
+        widths = [
+            min(config.base_channels * 2**level, config.max_channels)
+            for level in range(config.num_levels + 1)
+        ]
         self.conv_in = nn.Conv2d(config.image_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             BlurredResidualLevel(widths[level], widths[level + 1]) for level in range(config.num_levels)
@@ -185,7 +196,8 @@ def blur(features: torch.Tensor) -> torch.Tensor:
 
 
 def batch_spread(features: torch.Tensor, group_size: int) -> torch.Tensor:
-    """Standard deviation over a group of pictures, averaged over channels and positions (https://huggingface.co/papers/1710.10196).
+    """Standard deviation over a group of pictures, averaged over channels and positions
+    (https://huggingface.co/papers/1710.10196).
 
     Args:
         features: `(batch, channels, h, w)`.
@@ -199,7 +211,9 @@ def batch_spread(features: torch.Tensor, group_size: int) -> torch.Tensor:
     """
     batch, _, height, width = features.shape
     if batch % group_size:
-        raise LayoutError(f"the batch of {batch} pictures is no multiple of the discriminator's group_size {group_size}")
+        raise LayoutError(
+            f"the batch of {batch} pictures is no multiple of the discriminator's group_size {group_size}"
+        )
     groups = features.float().unflatten(0, (-1, group_size))
     deviation = (groups.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     spread = deviation.repeat_interleave(group_size).to(features.dtype)

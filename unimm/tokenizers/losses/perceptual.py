@@ -13,20 +13,21 @@ from ...errors import CheckpointError
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 _FEATURES_HELP = (
-    "the VGG16 features (a .pth or .safetensors state dict with the keys features.0.weight … features.28.bias, as in "
-    "torchvision's vgg16-397923af.pth)"
+    "the VGG16 features (a .pth or .safetensors state dict, keys features.0.weight … features.28.bias, "
+    "as in torchvision's vgg16-397923af.pth)"
 )
 _LINEAR_HELP = (
-    "the LPIPS linear weights (a state dict with the keys lin0.model.1.weight … lin4.model.1.weight, as in the vgg.pth of "
-    "the LPIPS release, version 0.1)"
+    "the LPIPS linear weights (a state dict with the keys lin0.model.1.weight … lin4.model.1.weight, as in "
+    "the vgg.pth of the LPIPS release, version 0.1)"
 )
 
 
 class LPIPS(nn.Module):
     """`sum_l mean_hw sum_c w_lc (n_l(x) - n_l(y))^2` over five depths of a frozen VGG16.
 
-    `n_l` are the activations after the last rectifier of a stage, divided by their length over the channels; the weights
-    `w` are not negative. Without `from_files` all weights are random, and the distance is only good for tests.
+    `n_l` are the activations after the last rectifier of a stage, divided by their length over the channels;
+    the weights `w` are not negative. Without `from_files` all weights are random, and the distance is only
+    good for tests.
     """
 
     shift: torch.Tensor
@@ -56,7 +57,8 @@ class LPIPS(nn.Module):
             linear: file of the linear weights under the LPIPS release's names.
 
         Raises:
-            CheckpointError: a file is not given, does not exist, or lacks weights; the message says what is expected.
+            CheckpointError: a file is not given, does not exist, or lacks weights; the message says what is
+                expected.
         """
         from ...systems.checkpoints import read_checkpoint
 
@@ -67,7 +69,8 @@ class LPIPS(nn.Module):
                 )
             if not Path(given).is_file():
                 raise CheckpointError(f"'{given}' does not exist; the perceptual loss needs {help_text}")
-        assert features is not None and linear is not None
+        assert features is not None
+        assert linear is not None
         model = cls()
         vgg, weights = read_checkpoint(features), read_checkpoint(linear)
         for name, parameter in model._released_features().items():
@@ -76,7 +79,9 @@ class LPIPS(nn.Module):
             name = f"lin{depth}.model.1.weight"
             parameter.copy_(_tensor(weights, name, (1, len(parameter), 1, 1), linear, _LINEAR_HELP).flatten())
             if parameter.min() < 0:
-                raise CheckpointError(f"'{linear}': {name} has negative entries; the LPIPS linear weights are not negative")
+                raise CheckpointError(
+                    f"'{linear}': {name} has negative entries; the LPIPS linear weights are not negative"
+                )
         return model
 
     def train(self, mode: bool = True) -> LPIPS:
@@ -93,7 +98,7 @@ class LPIPS(nn.Module):
         for depth, stage in enumerate(self.stages):
             if depth:
                 hidden = F.max_pool2d(hidden, 2)
-            for convolution in stage:
+            for convolution in _convolutions(stage):
                 hidden = F.relu(convolution(hidden))
             found.append(hidden)
         return found
@@ -106,28 +111,41 @@ class LPIPS(nn.Module):
             second: the same shape.
         """
         distance = first.new_zeros(first.shape[0], dtype=torch.float32)
-        for one, other, weight in zip(self.activations(first), self.activations(second), self.weights, strict=True):
-            # Unlike `x / (|x| + eps)`, this has a gradient where all activations are zero.
-            difference = F.normalize(one.float(), dim=1, eps=1e-10) - F.normalize(other.float(), dim=1, eps=1e-10)
-            distance = distance + torch.einsum("bchw,c->bhw", difference.square(), weight.float()).mean(dim=(1, 2))
+        pairs = zip(self.activations(first), self.activations(second), strict=True)
+        for (one, other), weight in zip(pairs, self.weights, strict=True):
+            squares = (_unit_length(one) - _unit_length(other)).square()
+            distance = distance + torch.einsum("bchw,c->bhw", squares, weight.float()).mean(dim=(1, 2))
         return distance
 
     def _released_features(self) -> dict[str, torch.Tensor]:
         """VGG16's parameters by torchvision's names, which count convolutions, rectifiers and poolings."""
-        names, index = {}, 0
+        names: dict[str, torch.Tensor] = {}
+        index = 0
         for stage in self.stages:
-            for convolution in stage:
-                names |= {f"features.{index}.weight": convolution.weight, f"features.{index}.bias": convolution.bias}
+            for convolution in _convolutions(stage):
+                for kind, parameter in convolution.named_parameters():
+                    names[f"features.{index}.{kind}"] = parameter
                 index += 2
             index += 1
         return names
+
+
+def _unit_length(activations: torch.Tensor) -> torch.Tensor:
+    # Unlike `x / (|x| + eps)`, this has a gradient where all activations are zero.
+    return F.normalize(activations.float(), dim=1, eps=1e-10)
+
+
+def _convolutions(stage: nn.Module) -> list[nn.Conv2d]:
+    return [layer for layer in stage.children() if isinstance(layer, nn.Conv2d)]
 
 
 def _tensor(
     state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], path: str | Path, help_text: str
 ) -> torch.Tensor:
     if name not in state:
-        raise CheckpointError(f"'{path}' has no key '{name}' (it starts with {', '.join(list(state)[:3])}); expected {help_text}")
+        raise CheckpointError(
+            f"'{path}' has no key '{name}' (it starts with {list(state)[:3]}); expected {help_text}"
+        )
     if tuple(state[name].shape) != tuple(shape):
         raise CheckpointError(f"'{path}': {name} is {tuple(state[name].shape)}, expected {tuple(shape)}")
     return state[name]
