@@ -1,6 +1,6 @@
 """Speed of the world Shapes and of its judge, and how right the judge is.
 
-    python benchmarks/shapes_rendering.py [--num_pictures N] [--accuracy] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/shapes_rendering.py [--num_pictures N] [--accuracy] [--json FILE]
 
 Scenes per second count everything: the scene, its caption and the picture, on one core. Medians of five runs.
 """
@@ -8,15 +8,11 @@ Scenes per second count everything: the scene, its caption and the picture, on o
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 from unimm.data.shapes import ShapesSampler
 from unimm.evaluation.shapes import ShapesJudge
@@ -72,9 +68,7 @@ def measure_speed(name: str, resolution: int, num_pictures: int) -> dict[str, An
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_pictures", type=int, default=500)
     parser.add_argument("--accuracy", action="store_true", help="also measure how right the judge is")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE")
@@ -96,10 +90,7 @@ def main() -> None:
             for row_name, row in measure_judge(arguments.num_pictures, side, **WORLDS[name]).items():
                 accuracy.append({"world": name, "resolution": side, "pictures": row_name, **row})
                 low, high = row["interval"]
-                write(
-                    f"{name:12} {side:6} {row_name:28} {row['n']:6} {row['right']:12.2%}   "
-                    f"{low:.2%} - {high:.2%}\n"
-                )
+                write(f"{name:12} {side:6} {row_name:28} {row['n']:6} {row['right']:12.2%}   {low:.2%} - {high:.2%}\n")
     if arguments.json:
         write_json(arguments.json, {"speed": speed, "accuracy": accuracy})
 

@@ -1,6 +1,6 @@
 """Unified multimodal models on the Hugging Face stack: tokenizers, plans, backbones and heads that recombine."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
 from .conditions import ClassConditionConfig, TextConditionConfig
@@ -54,6 +54,7 @@ for _model in (
 ):
     AutoModel.register(_model.config_class, _model)
 AutoModelForMultimodalLM.register(UniMMConditionalConfig, UniMMForConditionalGeneration)
+AutoImageProcessor.register(UniMMConditionalConfig, image_processor_classes={"pil": UniMMImageProcessor})
 AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)
 
 __all__ = [

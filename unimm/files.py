@@ -45,7 +45,8 @@ def atomic_file(path: str | os.PathLike, mode: str = "w") -> Iterator[Any]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, mode) as file:
+        os.close(handle)
+        with open(temporary, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -69,9 +69,7 @@ class ShapesJudge:
 
     def judge_reading(self, reading: Reading, claims: Claims) -> Verdict:
         """Judges what `read` saw."""
-        checks = check_claims(
-            claims, reading.scene, num_strays=reading.num_strays, tolerance=self.position_tolerance
-        )
+        checks = check_claims(claims, reading.scene, num_strays=reading.num_strays, tolerance=self.position_tolerance)
         return Verdict(all(checks.values()), checks)
 
     def judge_many(self, images: Sequence, captions: Sequence[str | Claims]) -> list[Verdict]:
@@ -81,9 +79,7 @@ class ShapesJudge:
             ImageError: there are more or fewer pictures than captions.
         """
         if len(images) != len(captions):
-            raise ImageError(
-                f"got {len(images)} pictures for {len(captions)} captions; give one caption per picture"
-            )
+            raise ImageError(f"got {len(images)} pictures for {len(captions)} captions; give one caption per picture")
         return [self.judge(image, caption) for image, caption in zip(images, captions, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""How right the judge of Shapes is: on true pictures, damaged ones, captions false in one attribute, and noise."""
+"""How right the judge of Shapes is: true and damaged pictures, captions false in one attribute, noise."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DAMAGES: dict[str, Damage] = {"jpeg 75": compress, "blur": blur, "imitated token
 
 
 def noise_picture(kind: str, side: int, generator: np.random.Generator) -> np.ndarray:
-    """A picture without a scene: `uniform` or `gaussian` noise, `clouds` (smooth noise), or one `flat` colour."""
+    """A picture without a scene: `uniform` or `gaussian` noise, smooth `clouds`, or one `flat` colour."""
     if kind == "flat":
         return np.broadcast_to(generator.integers(0, 256, 3, dtype=np.uint8), (side, side, 3)).copy()
     if kind == "uniform":
@@ -85,8 +85,9 @@ def measure_judge(
         **options: of `ShapesSampler`: kinds, attributes, textures, …
 
     Returns:
-        Row to `n`, `right` (share of pictures judged right) and `interval` (95 %). The rows are `truth`, one per
-        damage, `altered` (captions with exactly one attribute changed), `noise: KIND`, and `altered: ATTRIBUTE`.
+        Row to `n`, `right` (share of pictures judged right) and `interval` (95 %). The rows are `truth`, one
+        per damage, `altered` (captions with exactly one attribute changed), `noise: KIND`, and
+        `altered: ATTRIBUTE`.
     """
     judge = judge or ShapesJudge()
     sampler = ShapesSampler("test", seed=seed, resolution=resolution, num_questions=0, **options)

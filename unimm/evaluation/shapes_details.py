@@ -55,9 +55,7 @@ def has_tones(pixels: np.ndarray, interior: np.ndarray, colour: np.ndarray) -> b
         interior: `(rows, columns)`, the pixels that are surely inside.
         colour: `(3,)`, the object's colour.
     """
-    return bool(interior.any()) and float((pixels[interior] @ colour).std()) > _TONE_DEVIATION * float(
-        colour @ colour
-    )
+    return bool(interior.any()) and float((pixels[interior] @ colour).std()) > _TONE_DEVIATION * float(colour @ colour)
 
 
 def read_texture(
@@ -182,9 +180,7 @@ def _letter_templates(cell: float) -> np.ndarray:
         `(18 * 14, blurs * 26)`.
     """
     padded = np.pad(glyphs(), ((0, 0), (1, 1), (1, 1))).repeat(2, axis=1).repeat(2, axis=2)
-    levels = [
-        ndimage.gaussian_filter(padded, (0, 2 * radius / cell, 2 * radius / cell)) for radius in _LETTER_BLURS
-    ]
+    levels = [ndimage.gaussian_filter(padded, (0, 2 * radius / cell, 2 * radius / cell)) for radius in _LETTER_BLURS]
     table = np.concatenate(levels).reshape(len(_LETTER_BLURS) * len(LETTERS), -1).astype(np.float64)
     table -= table.mean(axis=1, keepdims=True)
     return (table / np.linalg.norm(table, axis=1, keepdims=True)).T

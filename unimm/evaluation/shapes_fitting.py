@@ -75,9 +75,7 @@ def _shape_moments() -> tuple[np.ndarray, np.ndarray]:
     for shape in SHAPES:
         coverage = shape_coverage(shape, (side / 2, side / 2), 0.5 * side / 1.1, (0, side), (0, side))
         mass = coverage.sum()
-        centroids.append(
-            (1.1 * (coverage.sum(axis=0) @ places) / mass, 1.1 * (coverage.sum(axis=1) @ places) / mass)
-        )
+        centroids.append((1.1 * (coverage.sum(axis=0) @ places) / mass, 1.1 * (coverage.sum(axis=1) @ places) / mass))
         areas.append(mass / side**2 * 1.1**2)
     return np.asarray(areas), np.asarray(centroids)
 

@@ -234,9 +234,7 @@ class _PictureReader:
             return None
         sides = np.asarray([fit.side * EMBLEM_SCALE])
         nearest = np.where(self.nearest[region] >= 0, self.nearest[region], colour)
-        emblem = find_emblem(
-            patch, interior, nearest, colour, lambda opacity: fit_shape(opacity, 0, 0, sides)
-        )
+        emblem = find_emblem(patch, interior, nearest, colour, lambda opacity: fit_shape(opacity, 0, 0, sides))
         return SceneObject(
             fit.shape,
             _COLOUR_NAMES[colour],
@@ -282,9 +280,7 @@ def _line_fit(offsets: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, 
     lengths = (directions * directions).sum(axis=1)
     inner = offsets @ directions.T
     positions = np.clip(inner / lengths, 0.0, 1.1)
-    squared = (
-        (offsets * offsets).sum(axis=1)[:, None] - 2 * positions * inner + positions * positions * lengths
-    )
+    squared = (offsets * offsets).sum(axis=1)[:, None] - 2 * positions * inner + positions * positions * lengths
     return positions, np.sqrt(np.maximum(squared, 0.0))
 
 

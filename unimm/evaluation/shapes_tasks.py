@@ -26,14 +26,11 @@ def _same(item: SceneObject, other: SceneObject, drift: float | None) -> bool:
         and item.texture == other.texture
     )
     return alike and (
-        drift is None
-        or max(abs(item.centre[0] - other.centre[0]), abs(item.centre[1] - other.centre[1])) <= drift
+        drift is None or max(abs(item.centre[0] - other.centre[0]), abs(item.centre[1] - other.centre[1])) <= drift
     )
 
 
-def judge_edit(
-    image, before: Scene, after: Scene, edit_type: str, judge: ShapesJudge | None = None
-) -> Verdict:
+def judge_edit(image, before: Scene, after: Scene, edit_type: str, judge: ShapesJudge | None = None) -> Verdict:
     """Judges whether a picture is what an edit asked for, and nothing else has changed.
 
     Args:
@@ -105,9 +102,7 @@ def judge_video(frames: Sequence, caption: str | Claims, judge: ShapesJudge | No
     """
     claims = parse_caption(caption) if isinstance(caption, str) else caption
     if claims.motion is None:
-        raise DataError(
-            f"a video is judged against a caption of kind 'video', but got one of kind {claims.kind!r}"
-        )
+        raise DataError(f"a video is judged against a caption of kind 'video', but got one of kind {claims.kind!r}")
     if len(frames) < 2:
         raise ImageError(f"a video has two frames or more, but got {len(frames)}")
     judge = judge or ShapesJudge()
@@ -142,9 +137,7 @@ def layout_agreement(image, layout: np.ndarray, judge: ShapesJudge | None = None
     """
     side = np.asarray(image).shape[0]
     if layout.shape != (side, side):
-        raise ImageError(
-            f"the layout is {layout.shape}, but the picture is {side} pixels a side; give equal sizes"
-        )
+        raise ImageError(f"the layout is {layout.shape}, but the picture is {side} pixels a side; give equal sizes")
     wanted = [number for number in range(1, 1 + len(SHAPES)) if (layout == number).any()]
     if not wanted:
         raise DataError("the layout has no object to compare")

@@ -117,7 +117,7 @@ class ResidualPyramidQuantizer(nn.Module):
             return 0
         first = 1 / 12 if number == 4 else 1 / (2 * number)
         step = (1 - first - first) / (number - 1)
-        # In double precision: two of ten levels lie halfway between two of four ticks, where rounding decides.
+        # In double precision: two of ten levels lie halfway between two of four ticks, and rounding decides.
         return min(range(number), key=lambda tick: abs(first + tick * step - level / (num_levels - 1)))
 
     def contribution(self, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:

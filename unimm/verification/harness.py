@@ -184,8 +184,8 @@ def verify_case(system: System, path: Path) -> list[Row]:
     config = system.config_from_reference(case.settings)
     try:
         loaded = load_released(system, config, case.weights)
-    except CheckpointError as error:
-        return [row("weights", False, str(error))]
+    except CheckpointError as misfit:
+        return [row("weights", False, str(misfit))]
     rows = [row("weights", True)]
     converter = system.converter(config)
     with tempfile.TemporaryDirectory() as folder:

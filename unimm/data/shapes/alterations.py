@@ -75,9 +75,7 @@ def _altered(claims: Claims, draws: Draws, attribute: str) -> Claims:
     return replace(claims, objects=tuple(objects))
 
 
-def alter_claims(
-    claims: Claims, scene: Scene, draws: Draws, attribute: str | None = None
-) -> tuple[Claims, str]:
+def alter_claims(claims: Claims, scene: Scene, draws: Draws, attribute: str | None = None) -> tuple[Claims, str]:
     """Claims that differ from true ones in one attribute of one object, and are false in the scene.
 
     Args:
@@ -94,9 +92,7 @@ def alter_claims(
     """
     options = stated_attributes(claims)
     if attribute is not None and attribute not in options:
-        raise DataError(
-            f"the caption does not state {attribute!r}; it states {', '.join(options) or 'nothing'}"
-        )
+        raise DataError(f"the caption does not state {attribute!r}; it states {', '.join(options) or 'nothing'}")
     for _ in range(_ATTEMPTS):
         name = attribute or draws.choice(options)
         altered = _altered(claims, draws, name)
@@ -163,9 +159,7 @@ def _change_object(scene: Scene, draws: Draws, attribute: str, textures: Sequenc
     if attribute == "position":
         if others:
             return None
-        return scene.replace_object(
-            position, centre=centre_in_region(draws, item.size, draws.choice(REGIONS))
-        )
+        return scene.replace_object(position, centre=centre_in_region(draws, item.size, draws.choice(REGIONS)))
     if attribute == "size":
         changed = replace(item, size=SIZES[_other(draws, tuple(SIZES), item.size_name)])
         if changed.size <= SIZES["small"]:
@@ -223,6 +217,4 @@ def alter_scene(
             continue
         if not all(check_claims(claims, changed, tolerance=_FALSE_POSITION_TOLERANCE).values()):
             return changed, name
-    raise DataError(
-        f"nothing could be changed in {scene} so that the claims of kind {claims.kind!r} become false"
-    )
+    raise DataError(f"nothing could be changed in {scene} so that the claims of kind {claims.kind!r} become false")

@@ -120,9 +120,7 @@ def shapes_dataset(
         raise ConfigError(f"a data set has one row or more, but num_rows is {num_rows}")
     features = shapes_features(list(rows[0]))
     if streaming:
-        ranges = [
-            (start, min(start + ROWS_PER_SHARD, num_rows)) for start in range(0, num_rows, ROWS_PER_SHARD)
-        ]
+        ranges = [(start, min(start + ROWS_PER_SHARD, num_rows)) for start in range(0, num_rows, ROWS_PER_SHARD)]
         return IterableDataset.from_generator(
             _stream, features=features, gen_kwargs={"arguments": arguments, "ranges": ranges}
         )

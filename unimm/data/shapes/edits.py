@@ -70,9 +70,7 @@ def sample_edit(sampler: SceneSampler, draws: Draws, types: Sequence[str] = DEFA
         objects = (sampler.single(draws, held_out),) if alone else sampler.pair(draws, held_out)
         before = Scene(background, objects)
         edit = (
-            _addition(sampler, draws, before)
-            if type_name == "addition"
-            else _change(draws, before, type_name, sampler)
+            _addition(sampler, draws, before) if type_name == "addition" else _change(draws, before, type_name, sampler)
         )
         if edit is not None and sampler.allows(edit.after) and edit.after != before:
             return edit
@@ -97,15 +95,11 @@ def _change(draws: Draws, before: Scene, type_name: str, sampler: SceneSampler) 
         changed = replace(item, shape=value)
         instruction = f"turn {_the(item)} into a {value}"
     elif type_name == "size":
-        value = draws.choice(
-            [name for name in sampler.config.sizes if name != item.size_name] or [item.size_name]
-        )
+        value = draws.choice([name for name in sampler.config.sizes if name != item.size_name] or [item.size_name])
         changed = replace(item, size=SIZES[value], texture="solid" if value == "small" else item.texture)
         instruction = f"make {_the(item)} {value}"
     elif type_name == "texture":
-        value = draws.choice(
-            [name for name in sampler.config.textures if name != item.texture] or [item.texture]
-        )
+        value = draws.choice([name for name in sampler.config.textures if name != item.texture] or [item.texture])
         if item.size <= SIZES["small"]:
             return None
         changed = replace(item, texture=value)
@@ -114,9 +108,7 @@ def _change(draws: Draws, before: Scene, type_name: str, sampler: SceneSampler) 
         region = draws.choice([name for name in REGIONS if name != item.region])
         changed = replace(item, centre=centre_in_region(draws, item.size, region))
         instruction = f"move {_the(item)} to the {region}"
-    if not fits(changed, others) or any(
-        (changed.colour, changed.shape) == (o.colour, o.shape) for o in others
-    ):
+    if not fits(changed, others) or any((changed.colour, changed.shape) == (o.colour, o.shape) for o in others):
         return None
     objects = list(before.objects)
     objects[position] = changed

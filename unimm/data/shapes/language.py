@@ -136,9 +136,7 @@ def claims_of(
     )
     if kind == "count":
         if len(set(objects)) > 1:
-            raise DataError(
-                "a caption of kind 'count' describes equal objects only, but the scene's objects differ"
-            )
+            raise DataError("a caption of kind 'count' describes equal objects only, but the scene's objects differ")
         objects = objects[:1]
     return Claims(
         kind=kind,
@@ -264,9 +262,7 @@ def parse_caption(caption: str) -> Claims:
     )
 
 
-def check_claims(
-    claims: Claims, scene: Scene, *, num_strays: int = 0, tolerance: float = 0.0
-) -> dict[str, bool]:
+def check_claims(claims: Claims, scene: Scene, *, num_strays: int = 0, tolerance: float = 0.0) -> dict[str, bool]:
     """Which claims hold in a scene.
 
     Objects are matched to claims so that as many checks as possible hold. The check `count` wants exactly the
@@ -319,9 +315,7 @@ def _best_match(claims: Claims, scene: Scene, tolerance: float) -> dict[str, boo
         if claims.relation is not None:
             first, second = matching
             outcome["relation"] = (
-                first is not None
-                and second is not None
-                and relation_between(first, second) == claims.relation
+                first is not None and second is not None and relation_between(first, second) == claims.relation
             )
             score += outcome["relation"]
         if score > best_score:

@@ -55,9 +55,7 @@ def check_question_types(types: Sequence[str]) -> tuple[str, ...]:
     """
     for name in types:
         if name not in QUESTION_TYPES:
-            raise ConfigError(
-                f"question_types has {name!r}, which does not exist{nearest(name, QUESTION_TYPES)}"
-            )
+            raise ConfigError(f"question_types has {name!r}, which does not exist{nearest(name, QUESTION_TYPES)}")
     if not types:
         raise ConfigError(f"question_types is empty; give at least one of {', '.join(QUESTION_TYPES)}")
     return tuple(types)
@@ -146,9 +144,7 @@ def answer_question(text: str, scene: Scene) -> Question:
                 "texture": item.texture,
             }[type_name]
         return Question(type_name, text, answer)
-    raise DataError(
-        f"{text!r} is no question of the world Shapes; expected for example 'what colour is the star?'"
-    )
+    raise DataError(f"{text!r} is no question of the world Shapes; expected for example 'what colour is the star?'")
 
 
 def _near_miss(draws: Draws, scene: Scene) -> Pair:

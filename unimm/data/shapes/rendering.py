@@ -95,17 +95,13 @@ def shape_coverage(
     Returns:
         float32 `(rows, columns)` in [0, 1].
     """
-    x = (np.arange(columns[0], columns[1], dtype=np.float32) + np.float32(0.5 - centre[0])) / np.float32(
-        half_side
-    )
+    x = (np.arange(columns[0], columns[1], dtype=np.float32) + np.float32(0.5 - centre[0])) / np.float32(half_side)
     y = (np.arange(rows[0], rows[1], dtype=np.float32) + np.float32(0.5 - centre[1])) / np.float32(half_side)
     distance = signed_distance(shape, x[None, :], y[:, None])
     return np.clip(0.5 - distance * np.float32(half_side), 0.0, 1.0)
 
 
-def _box(
-    centre: tuple[float, float], half: float, resolution: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
+def _box(centre: tuple[float, float], half: float, resolution: int) -> tuple[tuple[int, int], tuple[int, int]]:
     columns = (max(0, math.floor(centre[0] - half - 1)), min(resolution, math.ceil(centre[0] + half + 1)))
     rows = (max(0, math.floor(centre[1] - half - 1)), min(resolution, math.ceil(centre[1] + half + 1)))
     return rows, columns
@@ -184,9 +180,7 @@ def _word_coverage(word: SceneWord, resolution: int) -> np.ndarray:
 def check_resolution(resolution: int) -> None:
     """Raises an `ImageError` for a side in pixels that the world does not draw."""
     if resolution < MINIMUM_RESOLUTION:
-        raise ImageError(
-            f"scenes are drawn at {MINIMUM_RESOLUTION} pixels a side or more, but got {resolution}"
-        )
+        raise ImageError(f"scenes are drawn at {MINIMUM_RESOLUTION} pixels a side or more, but got {resolution}")
 
 
 def render(scene: Scene, resolution: int) -> np.ndarray:

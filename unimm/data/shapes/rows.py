@@ -48,8 +48,7 @@ def message(role: str, *content: str | None) -> dict[str, Any]:
     return {
         "role": role,
         "content": [
-            {"type": "image", "text": None} if part is None else {"type": "text", "text": part}
-            for part in content
+            {"type": "image", "text": None} if part is None else {"type": "text", "text": part} for part in content
         ],
     }
 
@@ -126,11 +125,7 @@ class ShapesRows(Sequence[dict[str, Any]]):
             question_types = check_question_types(self.options["question_types"])
             if "texture" in question_types and not textured:
                 raise ConfigError("questions about textures need textures=('solid', 'striped', 'dotted')")
-        if (
-            self.task == "edits"
-            and "texture" in check_edit_types(self.options["edit_types"])
-            and not textured
-        ):
+        if self.task == "edits" and "texture" in check_edit_types(self.options["edit_types"]) and not textured:
             raise ConfigError("edits of textures need textures=('solid', 'striped', 'dotted')")
         for name in self.options.get("degradations", ()):
             if name not in REPAIRS:
@@ -195,9 +190,7 @@ class ShapesRows(Sequence[dict[str, Any]]):
         while True:
             scene, claims = draw_scene(self._scenes, draws)
             try:
-                other, altered = alter_scene(
-                    scene, claims, self._scenes, draws, self.options["altered_attribute"]
-                )
+                other, altered = alter_scene(scene, claims, self._scenes, draws, self.options["altered_attribute"])
                 break
             except DataError:
                 # This caption does not state the wanted attribute; another one may.

@@ -84,9 +84,7 @@ def world_config(
             raise ConfigError(f"the world Shapes has no option {name!r}{nearest(name, known)}")
     if held_out_only:
         if held_out_share not in (None, 1.0):
-            raise ConfigError(
-                f"held_out_only means a share of 1, but held_out_share is {held_out_share}; give one"
-            )
+            raise ConfigError(f"held_out_only means a share of 1, but held_out_share is {held_out_share}; give one")
         held_out_share = 1.0
     if held_out_share is None:
         held_out_share = DEFAULT_HELD_OUT_SHARE if split == "test" else 0.0
@@ -138,13 +136,9 @@ class ShapesSampler(Sequence[ShapesSample]):
         self.num_rows = num_rows
         self.num_questions = num_questions
         self.question_types = check_question_types(question_types)
-        self.config = world_config(
-            split, held_out_share=held_out_share, held_out_only=held_out_only, **options
-        )
+        self.config = world_config(split, held_out_share=held_out_share, held_out_only=held_out_only, **options)
         if "texture" in self.question_types and len(self.config.textures) == 1:
-            raise ConfigError(
-                "questions about textures need textures; give textures=('solid', 'striped', 'dotted')"
-            )
+            raise ConfigError("questions about textures need textures; give textures=('solid', 'striped', 'dotted')")
         check_word_resolution(self.config, self.question_types if task == "questions" else (), resolution)
         self._scenes = SceneSampler(split, self.config)
 
@@ -178,11 +172,7 @@ class ShapesSampler(Sequence[ShapesSample]):
 def draw_scene(scenes: SceneSampler, draws: Draws) -> tuple[Scene, Claims]:
     """A scene of one of the configured kinds and what its caption states."""
     config = scenes.config
-    kind = (
-        draws.weighted(config.kinds, config.kind_weights)
-        if config.kind_weights
-        else draws.choice(config.kinds)
-    )
+    kind = draws.weighted(config.kinds, config.kind_weights) if config.kind_weights else draws.choice(config.kinds)
     scene = scenes.sample(draws, kind)
     attributes = config.attributes
     if config.optional_attributes:
@@ -203,6 +193,4 @@ def check_word_resolution(config: WorldConfig, question_types: Sequence[str], re
 def vocabulary() -> list[str]:
     """All words of captions, questions, answers and instructions, sorted; `?` and `,` are words too."""
     instructions = {word for text in REPAIRS.values() for word in text.split()}
-    return sorted(
-        caption_vocabulary() | question_vocabulary() | edit_vocabulary() | instructions | set(SUBJECT_NAMES)
-    )
+    return sorted(caption_vocabulary() | question_vocabulary() | edit_vocabulary() | instructions | set(SUBJECT_NAMES))

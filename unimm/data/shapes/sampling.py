@@ -95,22 +95,17 @@ class WorldConfig:
             values = getattr(self, name)
             for value in values:
                 if value not in known:
-                    raise ConfigError(
-                        f"{name} has {value!r}, which the world Shapes does not{nearest(value, known)}"
-                    )
+                    raise ConfigError(f"{name} has {value!r}, which the world Shapes does not{nearest(value, known)}")
             if not values and name != "optional_attributes" and name != "attributes":
                 raise ConfigError(f"{name} is empty; give at least one of {', '.join(known)}")
         if self.kind_weights and len(self.kind_weights) != len(self.kinds):
             raise ConfigError(
-                f"kind_weights has {len(self.kind_weights)} numbers for {len(self.kinds)} kinds; "
-                "give one each"
+                f"kind_weights has {len(self.kind_weights)} numbers for {len(self.kinds)} kinds; give one each"
             )
         if not 0.0 <= self.held_out_share <= 1.0:
             raise ConfigError(f"held_out_share is a share in [0, 1], but got {self.held_out_share}")
         if "small" not in self.sizes and {"count", "group"} & set(self.kinds):
-            raise ConfigError(
-                "scenes of kind 'count' and 'group' need the size 'small', without which nothing fits"
-            )
+            raise ConfigError("scenes of kind 'count' and 'group' need the size 'small', without which nothing fits")
         if self.sizes == ("large",) and "pair" in self.kinds:
             raise ConfigError("two large objects do not fit beside each other; add the size 'small'")
 
@@ -265,9 +260,7 @@ class SceneSampler:
             return textures[0]
         return draws.choice(textures) if size > SIZES["small"] else "solid"
 
-    def single(
-        self, draws: Draws, held_out: bool, pair: Pair | None = None, region: str | None = None
-    ) -> SceneObject:
+    def single(self, draws: Draws, held_out: bool, pair: Pair | None = None, region: str | None = None) -> SceneObject:
         """One object somewhere in the picture; all regions are equally likely."""
         colour, shape = pair or (held_out_pair(draws) if held_out else common_pair(draws))
         size = SIZES[draws.choice(self.config.sizes)]
@@ -313,10 +306,7 @@ class SceneSampler:
         """Several objects anywhere, which differ unless `draw_pairs` says what they are."""
         while True:
             what = draw_pairs() if draw_pairs else distinct_pairs(draws, count, held_out)
-            if count == 2:
-                sizes = list(draws.choice(_size_pairs(self.config.sizes)))
-            else:
-                sizes = [SIZES["small"]] * count
+            sizes = list(draws.choice(_size_pairs(self.config.sizes))) if count == 2 else [SIZES["small"]] * count
             centres = scattered_centres(draws, sizes)
             objects = tuple(
                 SceneObject(shape, colour, size, centre, self.texture(draws, size))
@@ -344,9 +334,7 @@ class SceneSampler:
         else:
             y = draws.uniform(first + room, high)
             centre_y = draws.uniform(first, min(last, y - room))
-        item = SceneObject(
-            shape, colour, size, (draws.uniform(first, last), centre_y), self.texture(draws, size)
-        )
+        item = SceneObject(shape, colour, size, (draws.uniform(first, last), centre_y), self.texture(draws, size))
         return Scene(background, (item,), replace(word, centre=(x, y)))
 
 

@@ -38,9 +38,7 @@ class SubjectSet:
         """The view's caption with the invented name, such as `a zorb at the top on a grey background`."""
         claims = self.claims[view]
         described = describe(claims)
-        plain = describe(
-            replace(claims, objects=(replace(claims.objects[0], position=None),), background=None)
-        )
+        plain = describe(replace(claims, objects=(replace(claims.objects[0], position=None),), background=None))
         return f"a {self.name}{described.removeprefix(plain)}"
 
 

@@ -60,7 +60,7 @@ class LPIPS(nn.Module):
             CheckpointError: a file is not given, does not exist, or lacks weights; the message says what is
                 expected.
         """
-        from ...systems.checkpoints import read_checkpoint
+        from ...conversion.checkpoints import read_checkpoint
 
         for given, help_text in ((features, _FEATURES_HELP), (linear, _LINEAR_HELP)):
             if given is None:

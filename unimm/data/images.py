@@ -1,0 +1,99 @@
+"""Decoding pictures of any kind and any source to RGB, or saying why not."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import ImageError
+
+#: Largest picture that is decoded by default, in pixels; PIL warns of a decompression bomb from here on.
+MAX_PIXELS = 89_478_485
+
+ImageSource = bytes | str | os.PathLike | Image.Image
+
+
+def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
+    """An upright RGB picture of 8 bits per channel.
+
+    What the file's kind leaves open is decided so: the EXIF orientation is applied; transparency is composited on
+    white; 16-bit values are scaled to 8 bits, floats from [0, 1] or [0, 255]; of an animation or a multi-page file the
+    first frame counts.
+
+    Args:
+        source: an encoded picture (PNG, JPEG, WebP, GIF, TIFF or another kind that PIL reads), its path, or a PIL picture.
+        max_pixels: larger pictures are refused before they are decoded.
+        name: what the picture is called in messages; by default its path.
+
+    Raises:
+        ImageError: no such file, no picture, a truncated one, one above `max_pixels`, or values without a known range.
+    """
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, max_pixels, name or "the picture")
+    if isinstance(source, bytes | bytearray | memoryview):
+        content, name = bytes(source), name or f"the picture of {len(source):,} bytes"
+    else:
+        name = f"{name} ('{os.fspath(source)}')" if name else f"'{os.fspath(source)}'"
+        try:
+            content = Path(source).read_bytes()
+        except OSError as error:
+            raise ImageError(f"{name} cannot be read: {error.strerror or error}") from error
+    if not content:
+        raise ImageError(f"{name} is empty; expected an encoded picture")
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return _to_rgb(picture, max_pixels, name)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} claims a size that is refused, {error}") from error
+    except Exception as error:  # decoders raise whatever their C library or parser does
+        raise ImageError(
+            f"{name} does not decode ({type(error).__name__}: {error}); it is truncated, damaged or not a picture"
+        ) from error
+
+
+def _to_rgb(picture: Image.Image, max_pixels: int, name: str) -> Image.Image:
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} claims {width} x {height} pixels, more than the {max_pixels:,} that are allowed; "
+            "shrink it, or raise max_pixels"
+        )
+    if width == 0 or height == 0:
+        raise ImageError(f"{name} is {width} x {height} pixels; expected at least one")
+    try:
+        picture.load()
+    except Exception as error:
+        raise ImageError(
+            f"{name} does not decode ({type(error).__name__}: {error}); it is truncated or damaged"
+        ) from error
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("F", "I") or picture.mode.startswith("I;"):
+        return _from_wide_values(picture, name)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    # `convert` would hand out the caller's own picture or one tied to an open file.
+    return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _from_wide_values(picture: Image.Image, name: str) -> Image.Image:
+    values = np.asarray(picture).astype(np.float64)
+    low, high = values.min(), values.max()
+    if not np.isfinite((low, high)).all():
+        raise ImageError(f"{name} has values that are not finite")
+    if picture.mode == "F":
+        scale = 255.0 if high <= 1.0 else 1.0
+        expected = "floats in [0, 1] or [0, 255]"
+    else:
+        scale = 255.0 / 65535.0
+        expected = "integers of 16 bits"
+    if low < 0 or high * scale > 255.0:
+        raise ImageError(f"{name} of mode '{picture.mode}' has values from {low:g} to {high:g}; expected {expected}")
+    return Image.fromarray(np.rint(values * scale).astype(np.uint8)).convert("RGB")
