@@ -8,6 +8,7 @@ from transformers import AutoModel, Qwen3Config, SiglipVisionConfig
 from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig
 from unimm.backbones import LLMBackboneConfig, VisualTransformerConfig
 from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
+from unimm.tokenizers.losses import PatchDiscriminatorConfig, StyleDiscriminatorConfig
 
 AUTOENCODER = {
     "base_channels": 8,
@@ -105,7 +106,12 @@ def conditional_config(vision: bool = False, **changes) -> UniMMConditionalConfi
     }
     if vision:
         fields["vision_config"] = SiglipVisionConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=16,
+            patch_size=8,
         )
     return UniMMConditionalConfig(**{**fields, **changes})
 
@@ -133,6 +139,8 @@ CONFIGS = {
             "norm_num_groups": 4,
         }
     ),
+    "patch_discriminator": lambda: PatchDiscriminatorConfig(base_channels=8),
+    "style_discriminator": lambda: StyleDiscriminatorConfig(image_size=16, base_channels=4, max_channels=16),
 }
 GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "llm_raster")
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")

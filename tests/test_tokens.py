@@ -60,11 +60,11 @@ def test_layouts_that_make_no_sense_are_refused(levels):
 
 def test_tokens_must_be_ids_or_latents_of_the_layouts_length():
     layout = TokenLayout.grid(2)
-    with pytest.raises(LayoutError, match="exactly one"):
+    with pytest.raises(LayoutError, match=r"exactly one"):
         VisualTokens(layout)
-    with pytest.raises(LayoutError, match="4 tokens, given 5"):
+    with pytest.raises(LayoutError, match=r"4 tokens, given 5"):
         VisualTokens(layout, ids=torch.zeros(1, 5, dtype=torch.long))
-    with pytest.raises(LayoutError, match="integers"):
+    with pytest.raises(LayoutError, match=r"integers"):
         VisualTokens(layout, ids=torch.zeros(1, 4))
     assert VisualTokens(layout, latents=torch.zeros(1, 4, 8)).batch_size == 1
 

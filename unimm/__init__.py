@@ -24,6 +24,12 @@ from .tokenizers import (
     VQTokenizer,
     VQTokenizerConfig,
 )
+from .tokenizers.losses import (
+    PatchDiscriminator,
+    PatchDiscriminatorConfig,
+    StyleDiscriminator,
+    StyleDiscriminatorConfig,
+)
 from .tokens import TokenLayout, VisualTokens
 
 __version__ = "0.1.0"
@@ -37,6 +43,8 @@ for _config in (
     LLMBackboneConfig,
     KLTokenizerConfig,
     MultiScaleVQTokenizerConfig,
+    PatchDiscriminatorConfig,
+    StyleDiscriminatorConfig,
     VQTokenizerConfig,
     VisualTransformerConfig,
     UniMMConditionalConfig,
@@ -47,6 +55,8 @@ for _model in (
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,
+    PatchDiscriminator,
+    StyleDiscriminator,
     VQTokenizer,
     VisualTransformer,
     UniMMForConditionalGeneration,

@@ -91,7 +91,9 @@ def generate(
         captions = [one for one in prompt for _ in range(num_images)]
         texts = [
             processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "text", "text": one}]}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": [{"type": "text", "text": one}]}],
+                tokenize=False,
+                add_generation_prompt=True,
             )
             for one in captions
         ]
@@ -127,7 +129,9 @@ def chat(
     processor = _processor(model, loaded)
     pictures = [decode_image(path) for path in image or []]
     content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
     inputs = processor(text=text, images=pictures or None)
     answer = loaded.generate(
         **inputs,
@@ -136,7 +140,9 @@ def chat(
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
-    console.print(processor.tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+    console.print(
+        processor.tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    )
 
 
 @app.command()
@@ -149,6 +155,7 @@ def evaluate(
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    options: Annotated[str, typer.Option(help="Options of the data set, as JSON.")] = "{}",
     out: Annotated[Path | None, typer.Option(help="JSON file for the record.")] = None,
 ) -> None:
     """Judge what a model draws and answers; every rate with its n and 95 % interval."""
@@ -157,7 +164,14 @@ def evaluate(
 
     loaded = _load(model)
     sampling = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-    record = run_benchmark(benchmark, loaded, _processor(model, loaded), num=num, seed=seed, sampling=sampling)
+    try:
+        world = json.loads(options)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f'--options must be JSON such as \'{{"backgrounds": ["white"]}}\', given {options!r}'
+        ) from error
+    processor = _processor(model, loaded)
+    record = run_benchmark(benchmark, loaded, processor, num=num, seed=seed, sampling=sampling, options=world)
     console.print(table_of(record))
     if out is not None:
         write_json(out, record)
@@ -172,7 +186,8 @@ def verify(
     from .verification import find_cases, verify_case
 
     table = Table("system", "case", "tensor", "error", "tolerance", "ok", "note")
-    failed, total, worst = 0, 0, {}
+    failed, total = 0, 0
+    worst: dict[tuple[str, str], float] = {}
     for system, path in find_cases(paths):
         for row in verify_case(system, path):
             total += 1
@@ -196,12 +211,14 @@ def convert(
     system: Annotated[str, typer.Argument(help="Name of the system, see `unimm list`.")],
     checkpoint: Annotated[Path, typer.Argument(help="Released file or folder.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    tokenizer: Annotated[Path | None, typer.Option(help="Released file of the visual tokenizer, where it is apart.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Released file of the visual tokenizer, where it is apart.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Named size; found by the shapes when not given.")] = None,
 ) -> None:
     """Turn a released checkpoint into a folder that `from_pretrained` loads."""
-    from .systems import get_system
     from .conversion.checkpoints import convert as run
+    from .systems import get_system
 
     model = run(get_system(system), checkpoint, out, tokenizer=tokenizer, preset=preset)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -216,8 +233,8 @@ def export(
     tokenizer: Annotated[Path | None, typer.Option(help="File for the visual tokenizer's weights.")] = None,
 ) -> None:
     """Write a model's weights under the names of the reference implementation."""
-    from .systems import get_system
     from .conversion.checkpoints import export as run
+    from .systems import get_system
 
     run(get_system(system), _load(model), out, tokenizer_output=tokenizer)
     console.print(f"weights in {out}" + (f" and {tokenizer}" if tokenizer else ""))
@@ -290,8 +307,9 @@ def data_export(
 
 
 def _load(model: str) -> Any:
-    import unimm  # noqa: F401  (registers the models)
     from transformers import AutoModel
+
+    import unimm  # noqa: F401  (registers the models)
 
     if not Path(model).exists() and ("/" not in model or model.startswith((".", "/"))):
         raise ConfigError(f"'{model}' is neither a folder here nor a Hub id of the form owner/name")
@@ -310,7 +328,6 @@ def _processor(model: str, loaded: Any) -> Any:
             f"'{model}' holds a {type(loaded).__name__}; prompts and questions need a UniMMForConditionalGeneration"
         )
     return AutoProcessor.from_pretrained(model)
-
 
 
 if __name__ == "__main__":

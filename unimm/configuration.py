@@ -17,9 +17,24 @@ from .errors import ConfigError, nearest
 
 # What transformers itself adds to, or reads from, a config beside its dataclass fields.
 _HUGGING_FACE_KEYS = frozenset(
-    "name_or_path _name_or_path _commit_hash _attn_implementation_internal _experts_implementation_internal "
-    "attn_implementation experts_implementation output_attentions torch_dtype num_labels model_type auto_map "
-    "quantization_config transformers_version architectures unimm_version".split()
+    {
+        "name_or_path",
+        "_name_or_path",
+        "_commit_hash",
+        "_attn_implementation_internal",
+        "_experts_implementation_internal",
+        "attn_implementation",
+        "experts_implementation",
+        "output_attentions",
+        "torch_dtype",
+        "num_labels",
+        "model_type",
+        "auto_map",
+        "quantization_config",
+        "transformers_version",
+        "architectures",
+        "unimm_version",
+    }
 )
 
 
@@ -57,7 +72,7 @@ class UniMMConfig(PreTrainedConfig):
                     raise cause from None
                 raise ConfigError(f"{type(self).__name__}: {cause}") from error
 
-        cls.__init__ = __init__  # type: ignore[method-assign]
+        cls.__init__ = __init__  # type: ignore[assignment, method-assign]
 
     def __post_init__(self, **kwargs: Any) -> None:
         known = {field.name for field in fields(self)}

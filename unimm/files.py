@@ -29,7 +29,8 @@ def output_error(path: str | os.PathLike, error: OSError) -> OutputError:
     """An `OutputError` that says which path could not be written and why."""
     reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
     return OutputError(
-        error.errno, f"cannot write '{path}': {reason}. Choose another output folder or make room; nothing was left half-written"
+        error.errno,
+        f"cannot write '{path}': {reason}. Choose another output folder or make room; nothing was left half-written",
     )
 
 

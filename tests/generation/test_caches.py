@@ -54,10 +54,10 @@ def test_rows_can_be_selected_and_repeated():
 
 def test_a_full_cache_refuses_more():
     cache, *_ = filled([10])
-    with pytest.raises(LayoutError, match="holds 10 slots"):
+    with pytest.raises(LayoutError, match=r"holds 10 slots"):
         cache.update(torch.zeros(3, 2, 1, 4), torch.zeros(3, 2, 1, 4), 0)
 
 
 def test_an_unknown_implementation_is_refused():
-    with pytest.raises(LayoutError, match="'static' or 'dynamic'"):
+    with pytest.raises(LayoutError, match=r"'static' or 'dynamic'"):
         make_cache("paged", 1, 1)

@@ -8,7 +8,7 @@ from unimm import UniMMConditionalConfig, UniMMImageProcessor, UniMMProcessor
 from unimm.errors import ConfigError, LayoutError
 from unimm.models import word_tokenizer
 
-WORDS = "draw a red circle what colour is it blue green square and then".split()
+WORDS = ["draw", "a", "red", "circle", "what", "colour", "is", "it", "blue", "green", "square", "and", "then"]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,18 @@ def test_prompts_of_unequal_length_draw_what_each_draws_alone(model, processor):
     texts = ("a red circle", "draw a blue square and then a green circle", "circle")
     together = prompts(processor, *texts, generation_mode="image")
     assert together["attention_mask"].sum(1).unique().numel() > 1
-    options = {"generation_mode": "image", "guidance_scale": 3.0, "return_dict_in_generate": True, "output_logits": True}
+    options = {
+        "generation_mode": "image",
+        "guidance_scale": 3.0,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
     batch = model.generate(**together, **options, generator=[torch.Generator().manual_seed(row) for row in range(3)])
     for row, text in enumerate(texts):
         alone = model.generate(
-            **prompts(processor, text, generation_mode="image"), **options, generator=[torch.Generator().manual_seed(row)]
+            **prompts(processor, text, generation_mode="image"),
+            **options,
+            generator=[torch.Generator().manual_seed(row)],
         )
         assert torch.allclose(alone.logits[0], batch.logits[row], atol=1e-4)
         assert torch.equal(alone.sequences[0], batch.sequences[row])
@@ -77,7 +84,8 @@ def test_text_generation_with_and_without_a_cache_agrees(model, processor):
 def test_a_picture_in_the_prompt_changes_the_answer_distribution(model, processor):
     text = "what colour is it <|image|>"
     logits = [
-        model(**prompts(processor, text, images=[picture(colour)])).logits[:, -1] for colour in ((250, 0, 0), (0, 0, 250))
+        model(**prompts(processor, text, images=[picture(colour)])).logits[:, -1]
+        for colour in ((250, 0, 0), (0, 0, 250))
     ]
     assert not torch.allclose(*logits)
 
@@ -122,9 +130,7 @@ def test_a_drawn_picture_is_context_for_the_text_after_it(model, processor):
         **inputs, generation_mode="interleaved", max_images=1, image_options={"do_sample": False}, **options
     )
     prompt = result.sequences[:, :-4]
-    given = model.generate(
-        prompt, image_ids=result.image_ids, max_new_tokens=4, do_sample=False, eos_token_id=None
-    )
+    given = model.generate(prompt, image_ids=result.image_ids, max_new_tokens=4, do_sample=False, eos_token_id=None)
     assert torch.equal(given, result.sequences)
 
 
@@ -148,7 +154,9 @@ def test_the_loss_is_that_of_the_rows_alone(model, processor):
         rows.append(processor.encode_conversation([{"role": "user", "content": text}, answer]))
     ids = random_ids(model, 2)
     alone = [
-        model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]]), image_ids=ids[i : i + 1])
+        model(
+            input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]]), image_ids=ids[i : i + 1]
+        )
         for i, row in enumerate(rows)
     ]
     length = max(len(row["input_ids"]) for row in rows)
@@ -187,7 +195,7 @@ def test_pictures_come_back_as_pil(model, processor):
     ids = model.generate(**prompts(processor, "a red circle", generation_mode="image"), generation_mode="image")
     images = processor.post_process_multimodal_output(model.decode_image_tokens(ids), generation_mode="image")
     assert [image.size for image in images] == [(16, 16)]
-    with pytest.raises(ConfigError, match="generation_mode"):
+    with pytest.raises(ConfigError, match=r"generation_mode"):
         processor.post_process_multimodal_output(ids, generation_mode="audio")
 
 
@@ -219,30 +227,32 @@ def test_tied_embeddings_stay_tied_through_saving(tmp_path):
 
 
 def test_pictures_and_placeholders_that_do_not_match_are_refused(model, processor):
-    with pytest.raises(LayoutError, match="1 '<|image|>' but 2 pictures|have 1 .* but 2 pictures"):
+    with pytest.raises(LayoutError, match=r"1 '<|image|>' but 2 pictures|have 1 .* but 2 pictures"):
         processor(text="what <|image|>", images=[picture(), picture()])
     ids = processor(text="what <|image|>", images=[picture()])["input_ids"]
-    with pytest.raises(LayoutError, match="no image_ids were given"):
+    with pytest.raises(LayoutError, match=r"no image_ids were given"):
         model(input_ids=ids)
-    with pytest.raises(LayoutError, match="2 pictures of 16 slots"):
+    with pytest.raises(LayoutError, match=r"2 pictures of 16 slots"):
         model(input_ids=ids, image_ids=random_ids(model, 2))
-    with pytest.raises(LayoutError, match="built for images of"):
+    with pytest.raises(LayoutError, match=r"built for images of"):
         model(input_ids=ids, pixel_values=torch.zeros(1, 3, 32, 32))
 
 
 def test_a_prompt_or_mode_that_makes_no_sense_is_refused(model):
-    with pytest.raises(ConfigError, match="at least one token"):
+    with pytest.raises(ConfigError, match=r"at least one token"):
         model.generate(torch.zeros(1, 0, dtype=torch.long))
-    with pytest.raises(ConfigError, match="'text', 'image' or 'interleaved'"):
+    with pytest.raises(ConfigError, match=r"'text', 'image' or 'interleaved'"):
         model.generate(torch.tensor([[1]]), generation_mode="video")
-    with pytest.raises(ConfigError, match="one sample at a time"):
+    with pytest.raises(ConfigError, match=r"one sample at a time"):
         model.generate(torch.tensor([[1], [1]]), generation_mode="interleaved")
 
 
 def test_special_tokens_that_collide_or_lie_outside_of_the_vocabulary_are_refused():
-    with pytest.raises(ConfigError, match="four different ids"):
+    with pytest.raises(ConfigError, match=r"four different ids"):
         conditional_config(image_token_id=8)
-    with pytest.raises(ConfigError, match="below the vocabulary size 48"):
+    with pytest.raises(ConfigError, match=r"below the vocabulary size 48"):
         conditional_config(image_end_token_id=48)
-    with pytest.raises(ConfigError, match="prefix"):
-        UniMMConditionalConfig(text_config=Qwen3Config(**TEXT), tokenizer_config=VQ, plan_config={"model_type": "unimm_scale_plan"})
+    with pytest.raises(ConfigError, match=r"prefix"):
+        UniMMConditionalConfig(
+            text_config=Qwen3Config(**TEXT), tokenizer_config=VQ, plan_config={"model_type": "unimm_scale_plan"}
+        )

@@ -53,8 +53,10 @@ def test_a_saved_config_comes_back_equal(name, tmp_path):
 @pytest.mark.parametrize("name", ALL)
 def test_a_config_refuses_unknown_fields_and_wrong_types(name):
     config = CONFIGS[name]()
-    fields = {key: value for key, value in config.to_dict().items() if key not in ("model_type", "transformers_version")}
-    with pytest.raises(ConfigError, match="has no field 'hiden_size'"):
+    fields = {
+        key: value for key, value in config.to_dict().items() if key not in ("model_type", "transformers_version")
+    }
+    with pytest.raises(ConfigError, match=r"has no field 'hiden_size'"):
         type(config)(**fields, hiden_size=3)
     numeric = next(
         (key for key, value in fields.items() if type(value) is int and key in type(config).__annotations__), None
@@ -142,7 +144,9 @@ def test_the_tokenizer_stays_frozen_after_loading(name, tmp_path):
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_every_trainable_parameter_gets_a_gradient(name):
     model = build(name).train()
-    loss_of(model, training_inputs(model) | ({"drop_condition": False} if hasattr(model, "condition") else {})).backward()
+    loss_of(
+        model, training_inputs(model) | ({"drop_condition": False} if hasattr(model, "condition") else {})
+    ).backward()
     without = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     # A vision encoder's pooling head reads nothing that the language model sees.
     assert [key for key in without if not key.startswith("vision_encoder")] == []
@@ -315,22 +319,24 @@ def test_parts_that_do_not_fit_are_refused_when_the_config_is_built():
     from factories import ADALN, PYRAMID, raster_config, scale_config
 
     vector = {"model_type": "unimm_class_condition", "form": "vector"}
-    with pytest.raises(ConfigError, match="unimm_raster_plan.*unimm_class_condition.*'prefix'"):
+    with pytest.raises(ConfigError, match=r"unimm_raster_plan.*unimm_class_condition.*'prefix'"):
         raster_config(condition_config=vector)
-    with pytest.raises(ConfigError, match="unimm_visual_transformer.*'vector'"):
+    with pytest.raises(ConfigError, match=r"unimm_visual_transformer.*'vector'"):
         raster_config(backbone_config=ADALN)
-    with pytest.raises(ConfigError, match="without a tokenizer"):
+    with pytest.raises(ConfigError, match=r"without a tokenizer"):
         scale_config(tokenizer_config=None, token_layout=((1, 1), (2, 2)), codebook_size=8)
-    with pytest.raises(ValueError, match="one level|single level|levels"):
+    with pytest.raises(ValueError, match=r"one level|single level|levels"):
         AutoModel.from_config(raster_config(tokenizer_config=PYRAMID))
-    with pytest.raises(ValueError, match="pyramid"):
-        AutoModel.from_config(override_config(scale_config(), {"tokenizer_config": {"model_type": "unimm_vq_tokenizer"}}))
+    with pytest.raises(ValueError, match=r"pyramid"):
+        AutoModel.from_config(
+            override_config(scale_config(), {"tokenizer_config": {"model_type": "unimm_vq_tokenizer"}})
+        )
 
 
 def test_an_unknown_override_names_the_nearest_field():
     from factories import raster_config
 
-    with pytest.raises(ConfigError, match="hidden_size"):
+    with pytest.raises(ConfigError, match=r"hidden_size"):
         override_config(raster_config(), {"backbone_config": {"hiden_size": 64}})
     changed = override_config(raster_config(), {"backbone_config": {"num_hidden_layers": 3}})
     assert changed.backbone_config.num_hidden_layers == 3

@@ -31,11 +31,14 @@ def test_every_preset_converts_there_and_back_at_full_size_with_the_released_num
     converter = system.converter(config)
     released = converter.to_released(model.state_dict())
     assert len(released) == len(model.state_dict())
-    assert compare_keys(
-        {key: tensor.shape for key, tensor in model.state_dict().items()},
-        {key: tensor.shape for key, tensor in converter.to_ours(released).items()},
-        converter,
-    ) == []
+    assert (
+        compare_keys(
+            {key: tensor.shape for key, tensor in model.state_dict().items()},
+            {key: tensor.shape for key, tensor in converter.to_ours(released).items()},
+            converter,
+        )
+        == []
+    )
     parts = [model] if not hasattr(model, "condition") else [model.condition, model.plan, model.backbone, model.head]
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters()) / 1e6
     # The sheets round: 111M is 110.5M to 111.5M.
@@ -87,7 +90,7 @@ def test_generator_and_tokenizer_files_become_one_model_and_two_files_again(case
     tokenizer = {key.removeprefix("vae_local."): value for key, value in whole.items() if key.startswith("vae_local.")}
     generator = {key: value for key, value in whole.items() if not key.startswith("vae_local.")}
     save_file(generator, tmp_path / "generator.safetensors")
-    with pytest.raises(CheckpointError, match="--tokenizer"):
+    with pytest.raises(CheckpointError, match=r"--tokenizer"):
         convert(system, tmp_path / "generator.safetensors", tmp_path / "model", config=config)
     assert not (tmp_path / "model").exists()
     convert(system, case / "weights.safetensors", tmp_path / "model", config=config)
@@ -117,7 +120,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_released_name_and_nothing_
 
 
 def test_no_preset_fits_a_tiny_checkpoint_and_the_message_names_the_nearest(case):
-    with pytest.raises(CheckpointError, match="no preset of var"):
+    with pytest.raises(CheckpointError, match=r"no preset of var"):
         infer_preset(get_system("var"), load_file(case / "weights.safetensors"))
 
 
@@ -138,7 +141,7 @@ class Malicious:
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, capsys):
     torch.save({"model": Malicious()}, tmp_path / "bad.pth")
-    with pytest.raises(CheckpointError, match="weights_only=True"):
+    with pytest.raises(CheckpointError, match=r"weights_only=True"):
         read_checkpoint(tmp_path / "bad.pth")
     assert "executed" not in capsys.readouterr().out
 
@@ -177,7 +180,7 @@ def test_a_failed_conversion_leaves_an_older_folder_alone(case, tmp_path):
 
 
 def test_unknown_systems_and_presets_name_the_nearest():
-    with pytest.raises(ConfigError, match="llamagen"):
+    with pytest.raises(ConfigError, match=r"llamagen"):
         get_system("lamagen")
-    with pytest.raises(ConfigError, match="d16"):
+    with pytest.raises(ConfigError, match=r"d16"):
         get_system("var").preset("d17")

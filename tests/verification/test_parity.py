@@ -63,7 +63,7 @@ def test_a_wrong_number_fails():
 
 
 def test_a_folder_without_cases_is_an_error(tmp_path):
-    with pytest.raises(CheckpointError, match="no reference numbers"):
+    with pytest.raises(CheckpointError, match=r"no reference numbers"):
         find_cases([tmp_path])
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match=r"does not exist"):
         find_cases([tmp_path / "missing"])

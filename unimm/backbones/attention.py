@@ -51,7 +51,7 @@ class Attention(nn.Module):
         self.config = config
         self.layer_index = layer_index
         self.num_heads = config.num_attention_heads
-        self.num_key_value_heads = config.num_key_value_heads
+        self.num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
         self.num_key_value_groups = self.num_heads // self.num_key_value_heads
         self.head_dim = config.head_dim
         self.is_causal = False

@@ -31,11 +31,11 @@ class LLMBackboneConfig(UniMMConfig):
 
     @property
     def hidden_size(self) -> int:
-        return self.text_config.hidden_size  # type: ignore[union-attr]
+        return self.text_config.hidden_size
 
     @property
     def num_hidden_layers(self) -> int:
-        return self.text_config.num_hidden_layers  # type: ignore[union-attr]
+        return self.text_config.num_hidden_layers
 
 
 class LLMAdapter:

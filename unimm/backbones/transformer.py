@@ -196,9 +196,7 @@ class AdaLNBlock(GradientCheckpointingLayer):
         cache: Cache | None = None,
     ) -> torch.Tensor:
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(2)
-        attended = self.attention(
-            self.norm(hidden_states) * (1 + scale1) + shift1, positions, mask, is_causal, cache
-        )
+        attended = self.attention(self.norm(hidden_states) * (1 + scale1) + shift1, positions, mask, is_causal, cache)
         hidden_states = hidden_states + self.drop_path(attended * gate1)
         fed = self.feed_forward(self.norm(hidden_states) * (1 + scale2) + shift2)
         return hidden_states + self.drop_path(fed * gate2)

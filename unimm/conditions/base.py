@@ -41,7 +41,9 @@ class Condition:
 
     def first_rows(self, number: int) -> Condition:
         """The first `number` rows."""
-        return Condition(*(None if part is None else part[:number] for part in (self.vector, self.prefix, self.prefix_mask)))
+        return Condition(
+            *(None if part is None else part[:number] for part in (self.vector, self.prefix, self.prefix_mask))
+        )
 
     def position_ids(self, length: int) -> torch.Tensor:
         """Running index of `length` slots after the prefix included, padding not counted, `(batch or 1, length)`."""

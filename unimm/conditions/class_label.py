@@ -61,7 +61,7 @@ class ClassCondition(Conditioner):
     def batch_size(self, *, labels: torch.Tensor) -> int:  # type: ignore[override]
         return labels.shape[0]
 
-    def check(self, *, labels: torch.Tensor) -> None:
+    def check(self, *, labels: torch.Tensor) -> None:  # type: ignore[override]
         """Refuses labels outside of the table.
 
         Raises:

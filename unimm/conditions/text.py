@@ -37,6 +37,7 @@ class TextCondition(Conditioner):
     """The null condition is a table of random features that is never trained."""
 
     input_names = ("text_features", "text_mask")
+    null_features: torch.Tensor
 
     def __init__(self, config: TextConditionConfig, hidden_size: int):
         super().__init__()
@@ -78,7 +79,9 @@ class TextCondition(Conditioner):
         """The null features are random directions of about unit length."""
         init.copy_(self.null_features, torch.randn_like(self.null_features) / self.feature_size**0.5)
 
-    def check(self, *, text_features: torch.Tensor, text_mask: torch.Tensor | None = None) -> None:
+    def check(  # type: ignore[override]
+        self, *, text_features: torch.Tensor, text_mask: torch.Tensor | None = None
+    ) -> None:
         """Refuses features of another shape.
 
         Raises:

@@ -80,10 +80,16 @@ class Converter:
             inner: Any = checkpoint
             for part in wrapper.split("."):
                 inner = inner.get(part) if isinstance(inner, Mapping) else None
-            if isinstance(inner, Mapping) and inner and all(isinstance(value, torch.Tensor) for value in inner.values()):
+            if (
+                isinstance(inner, Mapping)
+                and inner
+                and all(isinstance(value, torch.Tensor) for value in inner.values())
+            ):
                 checkpoint = inner
                 break
-        tensors = {name.removeprefix("module."): value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)}
+        tensors = {
+            name.removeprefix("module."): value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)
+        }
         if not tensors:
             raise CheckpointError(
                 f"no tensors in the checkpoint: found the keys {sorted(map(str, checkpoint))[:8]}, expected a state dict, "

@@ -56,7 +56,9 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
                 f"'{path}' cannot be read with weights_only=True ({str(error).splitlines()[0]}); files that need arbitrary "
                 "code to load are refused: save the bare state dict, best as safetensors"
             ) from error
-    raise CheckpointError(f"'{path}' has the ending '{path.suffix}', expected .safetensors, .pt, .pth, .bin or an index")
+    raise CheckpointError(
+        f"'{path}' has the ending '{path.suffix}', expected .safetensors, .pt, .pth, .bin or an index"
+    )
 
 
 def infer_preset(system: System, state: Mapping[str, torch.Tensor], wanted: str | None = None) -> str:
@@ -142,7 +144,9 @@ def convert(
     return model
 
 
-def _unwrapped(system: System, checkpoint: Mapping[str, Any], config: PreTrainedConfig | None) -> Mapping[str, torch.Tensor]:
+def _unwrapped(
+    system: System, checkpoint: Mapping[str, Any], config: PreTrainedConfig | None
+) -> Mapping[str, torch.Tensor]:
     config = config or next(iter(system.presets.values())).config()
     return system.converter(config).unwrap(checkpoint)
 

@@ -21,11 +21,15 @@ _SEPARATE_ATTENTION = (
     ("v.{p}", "value.{p}"),
     ("proj_out.{p}", "proj.{p}"),
 )
-_ENDS = tuple(
-    Rename(f"{side}.{name}.{{p}}", f"{side}.{name}.{{p}}")
-    for side in ("encoder", "decoder")
-    for name in ("conv_in", "norm_out", "conv_out")
-) + (Rename("quant_conv.{p}", "quant_conv.{p}"), Rename("post_quant_conv.{p}", "post_quant_conv.{p}"))
+_ENDS = (
+    *(
+        Rename(f"{side}.{name}.{{p}}", f"{side}.{name}.{{p}}")
+        for side in ("encoder", "decoder")
+        for name in ("conv_in", "norm_out", "conv_out")
+    ),
+    Rename("quant_conv.{p}", "quant_conv.{p}"),
+    Rename("post_quant_conv.{p}", "post_quant_conv.{p}"),
+)
 
 
 def _under(released: str, ours: str, pairs: Sequence[tuple[str, str]]) -> list[Rename]:
@@ -60,8 +64,12 @@ def llamagen_names() -> tuple[Rename, ...]:
     rules = list(_ENDS)
     for side, resample in (("encoder", "downsample"), ("decoder", "upsample")):
         rules += _under(f"{side}.conv_blocks.{{i}}.res.{{j}}", f"{side}.levels.{{i}}.blocks.{{j}}", _RESIDUAL)
-        rules += _under(f"{side}.conv_blocks.{{i}}.attn.{{j}}", f"{side}.levels.{{i}}.attentions.{{j}}", _SEPARATE_ATTENTION)
-        rules.append(Rename(f"{side}.conv_blocks.{{i}}.{resample}.conv.{{p}}", f"{side}.levels.{{i}}.resample.conv.{{p}}"))
+        rules += _under(
+            f"{side}.conv_blocks.{{i}}.attn.{{j}}", f"{side}.levels.{{i}}.attentions.{{j}}", _SEPARATE_ATTENTION
+        )
+        rules.append(
+            Rename(f"{side}.conv_blocks.{{i}}.{resample}.conv.{{p}}", f"{side}.levels.{{i}}.resample.conv.{{p}}")
+        )
         rules += _under(f"{side}.mid.0", f"{side}.middle.0", _RESIDUAL)
         rules += _under(f"{side}.mid.1", f"{side}.middle.1", _SEPARATE_ATTENTION)
         rules += _under(f"{side}.mid.2", f"{side}.middle.2", _RESIDUAL)

@@ -35,7 +35,7 @@ class Task:
     optional: tuple[str, ...] = ()
 
 
-#: Kinds of rows that columns can become. A role's column has the role's own name unless the card's `columns` say otherwise.
+#: Kinds of rows that columns can become. A role's column has the role's own name unless `columns` say otherwise.
 TASKS = {
     "image": Task(("image",), ("id", "caption", "label")),
     "class": Task(("image", "label"), ("id",)),
@@ -82,7 +82,7 @@ class DataCard:
         class_names: names of the classes, where labels are names.
         image_root: folder that relative paths of pictures start from, within the place.
         streaming: read as it goes instead of preparing it first.
-        shuffle_buffer: rows among which a streamed training split is shuffled, in addition to its shards; 0 for none.
+        shuffle_buffer: rows among which a streamed training split is shuffled, beside its shards; 0 for neither.
         on_error: `raise`, or `skip` rows that are wrong, counted and logged.
         options: defaults of the arguments of a built-in data set.
         text: the card below the header.
@@ -165,7 +165,9 @@ class DataCard:
         if len(places) > 1:
             raise self._error(f"has {' and '.join(places)}; expected exactly one of builtin, hub and path")
         if not places and self.format not in ("parquet", "imagefolder", "webdataset", "json"):
-            raise self._error("has no place: expected one of builtin, hub and path, or a format for a path given at loading")
+            raise self._error(
+                "has no place: expected one of builtin, hub and path, or a format for a path given at loading"
+            )
         if self.builtin:
             self._check_choice("builtin", BUILTIN_SOURCES)
         elif self.format is None and self.hub:
@@ -175,7 +177,9 @@ class DataCard:
         if not self.builtin:
             self._check_choice("format", FORMATS)
         if self.path and self.format == "hub":
-            raise self._error("has a path, so its format cannot be 'hub'; expected parquet, imagefolder, webdataset or json")
+            raise self._error(
+                "has a path, so its format cannot be 'hub'; expected parquet, imagefolder, webdataset or json"
+            )
 
     def _check_choice(self, name: str, known: Any) -> None:
         if getattr(self, name) not in known:
@@ -252,11 +256,15 @@ def load_card(name_or_path: str | os.PathLike | DataCard) -> DataCard:
     if given.endswith(".md") or os.sep in given:
         path = Path(given).expanduser()
         if not path.is_file():
-            raise DataError(f"there is no data card '{given}'; expected a Markdown file, or one of {', '.join(card_names())}")
+            raise DataError(
+                f"there is no data card '{given}'; expected a Markdown file, or one of {', '.join(card_names())}"
+            )
         return _read_card(path)
     name = given.lower().replace("_", "-")
     if name not in card_names():
-        raise DataError(f"there is no data card '{given}'{nearest(name, card_names())}; a card of your own is given by its path")
+        raise DataError(
+            f"there is no data card '{given}'{nearest(name, card_names())}; a card of your own is given by its path"
+        )
     return _own_card(name)
 
 
@@ -278,7 +286,9 @@ def _read_card(path: Path) -> DataCard:
     except yaml.YAMLError as error:
         raise DataError(f"data card '{path}' has a header that is no YAML: {error}") from error
     if not isinstance(header, dict):
-        raise DataError(f"data card '{path}' has a header that is {type(header).__name__}; expected a mapping of fields")
+        raise DataError(
+            f"data card '{path}' has a header that is {type(header).__name__}; expected a mapping of fields"
+        )
     specs = {spec.name: spec for spec in fields(DataCard) if spec.name not in ("name", "text")}
     for key in header:
         if key not in specs:

@@ -6,29 +6,13 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from transformers import PreTrainedModel
 
 from ..errors import ConfigError, DataError
+from .transforms import to_pixel_values
 
 Rows = Sequence[Mapping[str, Any]]
-
-
-def pixels_of(images: Sequence[Any], height: int, width: int) -> torch.Tensor:
-    """Pixels `(pictures, 3, height, width)` in [-1, 1] of PIL pictures or uint8 arrays, resized where needed."""
-    arrays = []
-    for image in images:
-        if isinstance(image, np.ndarray) and image.shape == (height, width, 3):
-            arrays.append(image)
-            continue
-        picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-        picture = picture.convert("RGB")
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
-        arrays.append(np.asarray(picture))
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 class PixelCollator:
@@ -43,7 +27,11 @@ class PixelCollator:
         self.height, self.width = height, width
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
-        return {"pixel_values": pixels_of([image for row in rows for image in row["images"]], self.height, self.width)}
+        return {
+            "pixel_values": to_pixel_values(
+                [image for row in rows for image in row["images"]], self.height, self.width, crop="none"
+            )
+        }
 
 
 class ClassImageCollator:
@@ -64,7 +52,7 @@ class ClassImageCollator:
                     f"row {row.get('id')!r}: class-conditional training needs one picture and a label, given "
                     f"{len(row['images'])} pictures and the label {row.get('label')!r}"
                 )
-        pixels = pixels_of([row["images"][0] for row in rows], self.height, self.width)
+        pixels = to_pixel_values([row["images"][0] for row in rows], self.height, self.width, crop="none")
         return {"pixel_values": pixels, "labels": torch.tensor([int(row["label"]) for row in rows])}
 
 
@@ -89,7 +77,9 @@ class ConversationCollator:
         self.seed = seed
 
     def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
-        encoded, read, drawn = [], [], []
+        encoded: list[dict[str, list[int]]] = []
+        read: list[Any] = []
+        drawn: list[Any] = []
         for row in rows:
             messages, images = row["messages"], list(row["images"])
             draws = any(_is_drawn(message) for message in messages)
@@ -117,7 +107,7 @@ class ConversationCollator:
             "attention_mask": torch.tensor([_padded([1] * len(item["input_ids"]), length, 0) for item in encoded]),
         }
         if drawn:
-            batch["visual_pixel_values"] = pixels_of(drawn, self.height, self.width)
+            batch["visual_pixel_values"] = to_pixel_values(drawn, self.height, self.width, crop="none")
         if read:
             batch["pixel_values"] = self.processor.image_processor(images=read, return_tensors="pt")["pixel_values"]
         return batch
@@ -127,7 +117,9 @@ class ConversationCollator:
         return int.from_bytes(digest, "big") / 2**64 < self.prompt_dropout
 
 
-def collator_for(model: PreTrainedModel, processor: Any = None, **options: Any) -> Callable[[Rows], dict[str, torch.Tensor]]:
+def collator_for(
+    model: PreTrainedModel, processor: Any = None, **options: Any
+) -> Callable[[Rows], dict[str, torch.Tensor]]:
     """The collator that a model's training takes.
 
     Args:

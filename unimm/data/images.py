@@ -25,7 +25,7 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str
     first frame counts.
 
     Args:
-        source: an encoded picture (PNG, JPEG, WebP, GIF, TIFF or another kind that PIL reads), its path, or a PIL picture.
+        source: an encoded picture (PNG, JPEG, WebP, GIF, TIFF or what else PIL reads), its path, or a PIL picture.
         max_pixels: larger pictures are refused before they are decoded.
         name: what the picture is called in messages; by default its path.
 

@@ -339,7 +339,8 @@ def _write_parquet(rows: Iterator[Row], features: Features | None, path: str | o
     with atomic_file(path, "wb") as file:
         while chunk := list(itertools.islice(rows, 128)):
             encoded = [
-                {**row, "images": [{"bytes": _bytes_of(image), "path": None} for image in row["images"]]} for row in chunk
+                {**row, "images": [{"bytes": _bytes_of(image), "path": None} for image in row["images"]]}
+                for row in chunk
             ]
             if writer is None:
                 features = features or Dataset.from_list(encoded).features

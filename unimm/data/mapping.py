@@ -18,7 +18,6 @@ from .rows import (
     Row,
     caption_row,
     class_row,
-    content_id,
     conversation_row,
     edit_row,
     image_row,
@@ -110,7 +109,9 @@ class RowMapper:
         try:
             row = self._build(example)
             if self.decode or self.verify:
-                decoded = [_decoded(image, f"images[{n}] of row {row['id']!r}") for n, image in enumerate(row["images"])]
+                decoded = [
+                    _decoded(image, f"images[{n}] of row {row['id']!r}") for n, image in enumerate(row["images"])
+                ]
                 if self.decode:
                     row["images"] = decoded
         except (DataError, ImageError) as error:
@@ -268,10 +269,14 @@ def _columns_of_roles(card: DataCard, columns: Sequence[str]) -> dict[str, str]:
             found[role] = column
         elif role in task.needed or (role in card.columns and card.task != "image"):
             raise DataError(
-                f"data card '{card.name}': the task '{card.task}' needs the column '{column}' for the role '{role}', but "
-                f"the data has only {', '.join(columns)}. Map it in the card: columns: {{{role}: NAME}}"
+                f"data card '{card.name}': the task '{card.task}' needs the column '{column}' for the role '{role}', "
+                f"but the data has only {', '.join(columns)}. Map it in the card: columns: {{{role}: NAME}}"
             )
-    unused = [name for name in columns if name not in {column.split(".")[0] for column in found.values()} | set(found.values())]
+    unused = [
+        name
+        for name in columns
+        if name not in {column.split(".")[0] for column in found.values()} | set(found.values())
+    ]
     if card.task == "image" and "caption" not in found and unused:
         logger.warning(
             "data card '%s': nothing is made of the columns %s; columns={'caption': NAME} would make captions of one",

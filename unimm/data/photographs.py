@@ -92,7 +92,9 @@ def photographs_dataset(
     if num_rows < 1:
         raise ConfigError(f"num_rows must be 1 or more, given {num_rows}")
     if not 1 <= resolution <= 300:
-        raise ConfigError(f"resolution must lie in 1 to 300, the smallest photograph's shorter side; given {resolution}")
+        raise ConfigError(
+            f"resolution must lie in 1 to 300, the smallest photograph's shorter side; given {resolution}"
+        )
     rows = []
     for index in range(num_rows):
         name = SPLITS[split][index % len(SPLITS[split])]

@@ -67,7 +67,9 @@ def class_row(image: Any, label: int, *, row_id: str | None = None, source: str 
     return _row([image], [message("assistant", None)], row_id, source, label=label)
 
 
-def edit_row(before: Sequence[Any], instruction: str, after: Any, *, row_id: str | None = None, source: str = "") -> Row:
+def edit_row(
+    before: Sequence[Any], instruction: str, after: Any, *, row_id: str | None = None, source: str = ""
+) -> Row:
     """Pictures, an instruction, and the picture that it leads to; arguments as in `caption_row`."""
     messages = [message("user", *[None] * len(before), instruction), message("assistant", None)]
     return _row([*before, after], messages, row_id, source)

@@ -92,7 +92,9 @@ def _local_files(card: DataCard, split: str) -> dict[str, list[str]]:
         found = _files_of_split(place, split, _ENDINGS[str(card.format)])
         searched = " or ".join(f"'{split}/**/*{ending}', '{split}*{ending}'" for ending in _ENDINGS[str(card.format)])
     if not found:
-        raise DataError(f"data card '{card.name}': no file in '{place}' belongs to the split '{split}' (searched {searched})")
+        raise DataError(
+            f"data card '{card.name}': no file in '{place}' belongs to the split '{split}' (searched {searched})"
+        )
     return {split: [_literal(file) for file in found]}
 
 
@@ -115,8 +117,7 @@ def _image_folders(card: DataCard, split: str, place: Path) -> dict[str, list[st
     # All splits are given to the reader, even though one is wanted: the classes are numbered over all of them, so that
     # a class that one split lacks does not shift the others' numbers.
     if card.splits:
-        folders = {name: patterns for name, patterns in card.splits.items()}
-        files = {name: [f"{_literal(place)}/{pattern}" for pattern in patterns] for name, patterns in folders.items()}
+        files = {name: [f"{_literal(place)}/{one}" for one in patterns] for name, patterns in card.splits.items()}
     else:
         named = [name for name in SPLITS if (place / name).is_dir()]
         files = {name: [f"{_literal(place / name)}/**"] for name in named} or {"train": [f"{_literal(place)}/**"]}

@@ -56,7 +56,9 @@ def to_pixel_values(
     if crop not in ("center", "random", "none"):
         raise ConfigError(f"crop must be 'center', 'random' or 'none', given {crop!r}")
     if not 0 < min_crop <= 1 or (min_crop < 1 and crop != "random"):
-        raise ConfigError(f"min_crop must lie in (0, 1], and be 1 unless crop is 'random'; given {min_crop} with {crop!r}")
+        raise ConfigError(
+            f"min_crop must lie in (0, 1], and be 1 unless crop is 'random'; given {min_crop} with {crop!r}"
+        )
     if height < 1 or width < 1:
         raise ConfigError(f"height and width must be 1 or more, given {height} and {width}")
     if generator is None and (crop == "random" or flip):
@@ -118,7 +120,9 @@ def make_grid(
     if len(images) == 0:
         raise ConfigError("a grid needs at least one picture, given none")
     if captions is not None and len(captions) != len(images):
-        raise ConfigError(f"expected one caption per picture, given {len(captions)} captions for {len(images)} pictures")
+        raise ConfigError(
+            f"expected one caption per picture, given {len(captions)} captions for {len(images)} pictures"
+        )
     num_columns = math.ceil(math.sqrt(len(images))) if num_columns is None else min(num_columns, len(images))
     if num_columns < 1 or min_side < 1 or font_size < 1:
         raise ConfigError(

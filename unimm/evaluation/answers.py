@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,25 +9,12 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-
-def wilson_interval(successes: int, number: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate (Wilson's score interval).
-
-    Args:
-        successes: how many were right.
-        number: of how many, at least 1.
-        z: quantile of the normal distribution.
-    """
-    rate, square = successes / number, z * z / number
-    centre = (rate + square / 2) / (1 + square)
-    half = z * math.sqrt(rate * (1 - rate) / number + square / (4 * number)) / (1 + square)
-    return centre - half, centre + half
+from .shapes import wilson_interval
 
 
-def rate_record(successes: int, number: int) -> dict[str, float]:
-    """A rate with its number and 95 % interval, for tables and cards."""
-    low, high = wilson_interval(successes, number)
-    return {"rate": successes / number, "n": number, "low": low, "high": high}
+def rate_record(successes: int, number: int) -> dict[str, Any]:
+    """A rate with its number and 95 % interval, as `evaluate_generations` gives it."""
+    return {"n": number, "right": successes / number, "interval": list(wilson_interval(successes, number))}
 
 
 @torch.no_grad()
@@ -44,7 +30,8 @@ def answer_questions(
     for start in tqdm(range(0, len(rows), batch_size), desc="answers"):
         batch = rows[start : start + batch_size]
         texts = [
-            processor.apply_chat_template(row["messages"][:-1], tokenize=False, add_generation_prompt=True) for row in batch
+            processor.apply_chat_template(row["messages"][:-1], tokenize=False, add_generation_prompt=True)
+            for row in batch
         ]
         inputs = processor(text=texts, images=[image for row in batch for image in row["images"]]).to(model.device)
         generated = model.generate(
@@ -62,12 +49,16 @@ def answer_questions(
 def expected_answers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The text of every row's last message."""
     return [
-        " ".join(part["text"] for part in row["messages"][-1]["content"] if part["type"] == "text").strip() for row in rows
+        " ".join(part["text"] for part in row["messages"][-1]["content"] if part["type"] == "text").strip()
+        for row in rows
     ]
 
 
 def score_answers(
-    answers: Sequence[str], expected: Sequence[str], kinds: Sequence[str], kinds_seen: Mapping[str, Counter] | None = None
+    answers: Sequence[str],
+    expected: Sequence[str],
+    kinds: Sequence[str],
+    kinds_seen: Mapping[str, Counter] | None = None,
 ) -> dict[str, Any]:
     """Accuracy over all questions and by kind, with the majority baseline beside it.
 

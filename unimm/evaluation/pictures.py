@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.transforms import to_pil
+
 
 @torch.no_grad()
 def draw_pictures(
@@ -25,17 +27,18 @@ def draw_pictures(
     Returns:
         uint8 `(prompts, height, width, 3)`.
     """
-    pictures = []
+    pictures: list[np.ndarray] = []
     for start in tqdm(range(0, len(prompts), batch_size), desc="pictures"):
         texts = [
             processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "text", "text": prompt}]}], tokenize=False, add_generation_prompt=True
+                [{"role": "user", "content": [{"type": "text", "text": prompt}]}],
+                tokenize=False,
+                add_generation_prompt=True,
             )
             for prompt in prompts[start : start + batch_size]
         ]
         inputs = processor(text=texts, generation_mode="image").to(model.device)
         generator = torch.Generator(model.device).manual_seed(seed + start // batch_size)
         ids = model.generate(**inputs, generation_mode="image", generator=generator, **sampling)
-        pixels = model.decode_image_tokens(ids)
-        pictures.append(((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
-    return np.concatenate(pictures)
+        pictures += [np.asarray(picture) for picture in to_pil(model.decode_image_tokens(ids))]
+    return np.stack(pictures)

@@ -21,6 +21,8 @@ class ExactStaticLayer(StaticLayer):
 
     # The view's length changes from step to step, which is not what a compiled step with a full-length cache expects.
     is_compileable = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, max_cache_len: int, **kwargs: Any):
         super().__init__(max_cache_len, **kwargs)
@@ -95,7 +97,7 @@ class ExactStaticCache(Cache):
     def gather_slots(self, slots: torch.Tensor) -> None:
         """Keeps the written slots `slots` `(kept,)` of every layer, in that order."""
         for layer in self.layers:
-            layer.gather_slots(slots)  # type: ignore[attr-defined]
+            layer.gather_slots(slots)
 
 
 def make_cache(

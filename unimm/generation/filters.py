@@ -28,7 +28,9 @@ def token_filters(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
         ConfigError: a value out of range.
     """
     if temperature <= 0:
-        raise ConfigError(f"temperature must be positive, given {temperature}; use do_sample=False for the likeliest id")
+        raise ConfigError(
+            f"temperature must be positive, given {temperature}; use do_sample=False for the likeliest id"
+        )
     if top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(f"top_k must be at least 0 and top_p in (0, 1], given top_k={top_k}, top_p={top_p}")
     processors = LogitsProcessorList()

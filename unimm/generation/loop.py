@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -159,7 +160,7 @@ def generate_tokens(
         sample = head.sample(
             output.last_hidden_state[:, -step.num_predicting :],
             condition.vector,
-            guide=(lambda rows, scale=scale: combine(rows, scale)) if guided else (lambda rows: rows),
+            guide=partial(combine, scale=scale) if guided else _as_is,
             randomness=randomness,
             processors=processors,
             do_sample=do_sample,
@@ -170,7 +171,8 @@ def generate_tokens(
         ids, embeddings = sample.ids, sample.embeddings
         drawn[:, step.tokens] = ids
         if kept is not None:
-            assert inpainting is not None and inpainting.tokens.ids is not None
+            assert inpainting is not None
+            assert inpainting.tokens.ids is not None
             known = inpainting.tokens.ids[:, step.tokens].to(device)
             ids = torch.where(kept[step.tokens], known, ids)
             if embeddings is not None:
@@ -187,3 +189,7 @@ def generate_tokens(
         logits=torch.cat(collected, dim=1) if output_logits else None,
         num_backbone_calls=len(steps),
     )
+
+
+def _as_is(predictions: torch.Tensor) -> torch.Tensor:
+    return predictions

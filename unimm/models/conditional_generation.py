@@ -163,20 +163,23 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         hidden_size = config.text_config.hidden_size
         self.tokenizer: VisualTokenizer = AutoModel.from_config(config.tokenizer_config)
-        if self.tokenizer.codebook_size is None:
+        codebook_size = self.tokenizer.codebook_size
+        if codebook_size is None:
             raise ConfigError(
                 f"the head '{config.head_config.model_type}' predicts ids, the tokenizer "
                 f"'{config.tokenizer_config.model_type}' gives continuous latents: choose a tokenizer with a codebook"
             )
         self.layout: TokenLayout = self.tokenizer.layout_for(*config.height_and_width)
-        codebook_size = self.tokenizer.codebook_size
+        self.codebook_size: int = codebook_size
         self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, self.tokenizer.latent_channels)
         self.head = config.head_config.build(hidden_size, codebook_size)
         self.vision_encoder: PreTrainedModel | None = None
         if config.vision_config is not None:
             self.vision_encoder = AutoModel.from_config(config.vision_config)
             width = config.vision_config.hidden_size
-            self.projector = nn.Sequential(nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size))
+            self.projector = nn.Sequential(
+                nn.Linear(width, hidden_size), nn.GELU(), nn.Linear(hidden_size, hidden_size)
+            )
         self.post_init()
         self.train(self.training)
 
@@ -229,7 +232,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             LayoutError: another number of tokens per picture.
             CodebookError: ids outside of the codebook.
         """
-        check_ids(image_tokens, self.tokenizer.codebook_size)
+        check_ids(image_tokens, self.codebook_size)
         return self.tokenizer.decode(VisualTokens(self.layout, ids=image_tokens))
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -264,10 +267,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 if bool(where.any()):
                     raise LayoutError(f"the text has {int(where.sum())} picture placeholders but no {name} were given")
                 continue
-            if name == "image_ids":
-                parts = self.plan.embed_tokens(given)
-            else:
-                parts = self.get_image_features(given)
+            parts = self.plan.embed_tokens(given) if name == "image_ids" else self.get_image_features(given)
             if int(where.sum()) != parts.shape[0] * parts.shape[1]:
                 raise LayoutError(
                     f"{parts.shape[0]} pictures of {parts.shape[1]} slots were given as {name}, but the text has "
@@ -368,7 +368,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return inputs
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -410,9 +410,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         processors.append(SuppressTokensLogitsProcessor(never, device=input_ids.device))
         if self.vision_encoder is None and kwargs.get("pixel_values") is not None:
             kwargs["image_ids"] = self.encode_images(kwargs.pop("pixel_values")).values
-        return super().generate(
-            input_ids, attention_mask=attention_mask, logits_processor=processors, **kwargs
-        )
+        return super().generate(input_ids, attention_mask=attention_mask, logits_processor=processors, **kwargs)
 
     def _prompt(
         self,
@@ -484,7 +482,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if negative_input_ids.shape[0] == 1:
                 negative_input_ids = negative_input_ids.expand(input_ids.shape[0], -1)
             processors = LogitsProcessorList(logits_processor or [])
-            processors.extend(token_filters(temperature, min(top_k, self.tokenizer.codebook_size), top_p))
+            processors.extend(token_filters(temperature, min(top_k, self.codebook_size), top_p))
             generated = generate_tokens(
                 plan=self.plan,
                 backbone=LLMAdapter(self.language_model.get_decoder()),
@@ -541,7 +539,8 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         if input_ids.shape[0] != 1:
             raise ConfigError(f"interleaved generation takes one sample at a time, given {input_ids.shape[0]}")
-        config, new_ids, written = self.config, [], 0
+        config, written = self.config, 0
+        new_ids: list[torch.Tensor] = []
         if self.vision_encoder is None and pixel_values is not None:
             image_ids, pixel_values = self.encode_images(pixel_values).values, None
         if attention_mask is not None:

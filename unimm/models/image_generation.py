@@ -143,7 +143,7 @@ class UniMMForImageGeneration(PreTrainedModel):
         self.tokenizer: VisualTokenizer | None = None
         codebook_size, latent_channels = config.codebook_size, 0
         if config.tokenizer_config is None:
-            self.layout = TokenLayout(config.token_layout)
+            self.layout = TokenLayout(tuple(tuple(level) for level in config.token_layout or ()))
         else:
             self.tokenizer = AutoModel.from_config(config.tokenizer_config)
             self.layout = self.tokenizer.layout_for(*config.height_and_width)
@@ -155,9 +155,7 @@ class UniMMForImageGeneration(PreTrainedModel):
             )
         self.codebook_size: int = codebook_size
         self.condition = config.condition_config.build(hidden_size)
-        self.plan = config.plan_config.build(
-            hidden_size, self.layout, codebook_size, latent_channels
-        )
+        self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, latent_channels)
         self.backbone = AutoModel.from_config(config.backbone_config)
         self.head = config.head_config.build(hidden_size, codebook_size)
         self.post_init()
@@ -178,13 +176,14 @@ class UniMMForImageGeneration(PreTrainedModel):
         return self
 
     @torch.no_grad()
-    def encode_images(self, pixel_values: torch.Tensor) -> VisualTokens:
+    def encode_images(self, pixel_values: torch.Tensor | None) -> VisualTokens:
         """Tokens of `(batch, 3, height, width)` pixels in [-1, 1].
 
         Raises:
             LayoutError: a size that the model was not built for.
             ConfigError: this generator has no tokenizer.
         """
+        assert pixel_values is not None
         if self.tokenizer is None:
             raise ConfigError("this generator was saved without a visual tokenizer: give image_ids instead of pixels")
         if tuple(pixel_values.shape[-2:]) != self.config.height_and_width:
@@ -240,10 +239,12 @@ class UniMMForImageGeneration(PreTrainedModel):
         """
         if (pixel_values is None) == (image_ids is None):
             raise ConfigError("give either pixel_values or image_ids (exactly one of them)")
-        tokens = self.encode_images(pixel_values) if pixel_values is not None else self.as_tokens(image_ids)
+        tokens = self.as_tokens(image_ids) if image_ids is not None else self.encode_images(pixel_values)
         inputs = self._condition_inputs(labels=labels, text_features=text_features, text_mask=text_mask)
         if self.condition.batch_size(**inputs) != tokens.batch_size:
-            raise ConfigError(f"{tokens.batch_size} pictures but {self.condition.batch_size(**inputs)} conditions given")
+            raise ConfigError(
+                f"{tokens.batch_size} pictures but {self.condition.batch_size(**inputs)} conditions given"
+            )
         dropped = None
         if self.training if drop_condition is None else drop_condition:
             randomness = randomness or GeneratorRandomness()
@@ -392,4 +393,4 @@ def init_part_weights(module: torch.nn.Module, std: float) -> None:
         if getattr(module, "bias", None) is not None:
             init.zeros_(module.bias)
     elif hasattr(module, "init_own_weights"):
-        module.init_own_weights(std)
+        module.init_own_weights(std)  # type: ignore[operator]

@@ -13,6 +13,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokeni
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 
+from ..data.transforms import to_pil
 from ..errors import ConfigError, DataError, LayoutError
 
 IMAGE_TOKEN = "<|image|>"
@@ -66,8 +67,7 @@ class UniMMImageProcessor(PilBackend):
 
     def postprocess(self, images: torch.Tensor) -> list[Image.Image]:
         """PIL pictures of `(pictures, 3, height, width)` pixels in [-1, 1]."""
-        levels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
+        return to_pil(images)
 
 
 class UniMMProcessor(ProcessorMixin):
@@ -141,7 +141,12 @@ class UniMMProcessor(ProcessorMixin):
             texts = [one + IMAGE_START_TOKEN for one in texts]
         batch = dict(
             self.tokenizer(
-                texts, return_tensors=return_tensors, padding=padding, padding_side="left", add_special_tokens=False, **kwargs
+                texts,
+                return_tensors=return_tensors,
+                padding=padding,
+                padding_side="left",
+                add_special_tokens=False,
+                **kwargs,
             )
         )
         batch.pop("token_type_ids", None)

@@ -124,7 +124,8 @@ class ScalePlan(PredictionPlan):
         tables = self._tables(step.slots)
         if step.index == 0:
             return self._first_level(condition) + tables
-        assert tokenizer is not None and canvas.state is not None
+        assert tokenizer is not None
+        assert canvas.state is not None
         resized = tokenizer.resize_canvas(canvas.state, canvas.layout.levels[step.index])
         slots = self.input_projection(resized.to(self.input_projection.weight.dtype)) + tables
         return slots.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
@@ -137,7 +138,8 @@ class ScalePlan(PredictionPlan):
         tokenizer: VisualTokenizer | None = None,
         embeddings: torch.Tensor | None = None,
     ) -> None:
-        assert tokenizer is not None and canvas.state is not None
+        assert tokenizer is not None
+        assert canvas.state is not None
         super().place(canvas, step, ids)
         codes = tokenizer.embed(ids) if embeddings is None else embeddings
         canvas.state = tokenizer.accumulate(canvas.state, codes, step.index, canvas.layout)

@@ -15,7 +15,7 @@ from ..conversion.base import Converter, Preset, Rename, System
 from ..conversion.vqgan_names import llamagen_names, with_prefix
 from ..models.image_generation import UniMMImageGenerationConfig
 from ..tokenizers import VQTokenizerConfig
-PatchDiscriminatorConfig = type("P",(),{})
+from ..tokenizers.losses import PatchDiscriminatorConfig
 
 WRAPPERS = ("model", "module", "state_dict", "ema")
 #: Where the tokenizer's keys stand when both released files become one.

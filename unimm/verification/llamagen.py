@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..generation import IntervalGuidance, RecordedRandomness, token_filters
-
+from ..tokenizers.losses import adversarial_discriminator_loss, adversarial_generator_loss
 from ..tokens import VisualTokens
 from .harness import Case, Probe
 
@@ -88,7 +88,9 @@ def _discriminator(model: Any, case: Case) -> dict[str, torch.Tensor]:
         real, fake = model(given["real"]), model(given["fake"])
         out |= {"logits_real": real, "logits_fake": fake}
         for kind in ("hinge", "vanilla", "non_saturating"):
-            out[f"{kind}_d"] = adversarial_discriminator_loss(real, fake, kind, logits_as_targets=kind == "non_saturating")
+            out[f"{kind}_d"] = adversarial_discriminator_loss(
+                real, fake, kind, logits_as_targets=kind == "non_saturating"
+            )
         out["hinge_g"] = adversarial_generator_loss(fake, "hinge")
         out["non_saturating_g"] = adversarial_generator_loss(fake, "non_saturating", logits_as_targets=True)
     return out

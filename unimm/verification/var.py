@@ -9,7 +9,7 @@ import torch
 
 from ..generation import LinearGuidance, RecordedRandomness, SoftCodes
 from ..generation.loop import Inpainting
-from ..tokens import TokenLayout, VisualTokens
+from ..tokens import VisualTokens
 from .harness import Case, Probe
 
 
@@ -39,12 +39,20 @@ def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
     filters = {"top_k": sampling["top_k"], "top_p": sampling["top_p"]}
     common = {"labels": labels, "guidance_scale": guidance, "output_logits": True}
     drawn = model.generate(**common, **filters, randomness={"token": given["sample.uniform"]})
-    out |= {"sample.tokens": drawn.sequences, "sample.guided_logits": drawn.logits, "sample.image": (drawn.images + 1) / 2}
+    out |= {
+        "sample.tokens": drawn.sequences,
+        "sample.guided_logits": drawn.logits,
+        "sample.image": (drawn.images + 1) / 2,
+    }
     layout = model.layout
     second = model.tokenizer.teacher_inputs(model.as_tokens(drawn.sequences))[:, : layout.level_lengths[1]]
     out["sample.next_input_scale1"] = second.transpose(1, 2).unflatten(-1, layout.levels[1])
     greedy = model.generate(**common, do_sample=False)
-    out |= {"greedy.tokens": greedy.sequences, "greedy.guided_logits": greedy.logits, "greedy.image": (greedy.images + 1) / 2}
+    out |= {
+        "greedy.tokens": greedy.sequences,
+        "greedy.guided_logits": greedy.logits,
+        "greedy.image": (greedy.images + 1) / 2,
+    }
 
     if "smooth.exponential" in given:
         noise = torch.cat([part.flatten() for part in given["smooth.exponential"].split(layout.level_lengths, dim=1)])
@@ -58,7 +66,10 @@ def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
 
 def _tokenizer(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
     given, out = case.inputs, {}
-    with torch.no_grad(), probe.watch(conv_in="encoder.conv_in", enc_out="encoder", post_quant="post_quant_conv") as seen:
+    with (
+        torch.no_grad(),
+        probe.watch(conv_in="encoder.conv_in", enc_out="encoder", post_quant="post_quant_conv") as seen,
+    ):
         features, tokens = model.encode_features(given["image"]), model.encode(given["image"])
         out["reconstruction"] = model.decode(tokens)
         out["reconstruction_2scales"] = model.decode(tokens.first_levels(2))

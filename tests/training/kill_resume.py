@@ -1,0 +1,299 @@
+"""Kills training runs with SIGKILL, at random times and inside slowed checkpoint writes, and compares what they logged.
+
+    python -m tests.training.kill_resume --kills 20 --inside_checkpoint 5
+
+The stack is imported once; every run is a fork of this process, so that a restart costs a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from unimm.training import checkpoints
+from unimm.training.arguments import UniMMTrainingArguments
+from unimm.training.outputs import MetricsLog, without_timing
+from unimm.training.trainer import UniMMTrainer
+
+Announce = Callable[[], None]
+
+
+def tiny_model() -> GPT2LMHeadModel:
+    """Two layers with dropout, so that the losses depend on the random state."""
+    torch.manual_seed(1)
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    )
+
+
+def tiny_rows(num_rows: int = 90, length: int = 8) -> list[dict[str, list[int]]]:
+    ids = torch.randint(32, (num_rows, length), generator=torch.Generator().manual_seed(2)).tolist()
+    return [{"input_ids": one, "labels": one} for one in ids]
+
+
+def tiny_arguments(folder: Path, **changes) -> UniMMTrainingArguments:
+    values = {
+        "output_dir": str(folder),
+        "max_steps": 20,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-2,
+        "warmup_steps": 5,
+        "lr_scheduler_type": "cosine",
+        "logging_steps": 3,
+        "save_steps": 4,
+        "save_total_limit": 2,
+        "tensorboard": False,
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "log_level": "error",
+    }
+    return UniMMTrainingArguments(**(values | changes))
+
+
+def train_tiny(folder: Path, max_steps: int) -> None:
+    """The likelihood stages' trainer, with accumulation, evaluation and a moving average."""
+    arguments = tiny_arguments(folder, max_steps=max_steps, ema_decay=0.9, eval_strategy="steps", eval_steps=6)
+    trainer = UniMMTrainer(tiny_model(), arguments, train_dataset=tiny_rows(), eval_dataset=tiny_rows(8))
+    trainer.train()
+    trainer.save_model(str(folder / "final"))
+
+
+@contextlib.contextmanager
+def half_written(name: str, announce: Announce, seconds: float) -> Iterator[None]:
+    """Leaves half of a file on the disk for some seconds."""
+
+    def slow(path: Path) -> None:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        announce()
+        time.sleep(seconds)
+        path.write_bytes(whole)
+
+    save, save_pretrained = torch.save, PreTrainedModel.save_pretrained
+
+    def slow_save(value, path, *args, **kwargs):
+        save(value, path, *args, **kwargs)
+        if Path(path).name == name:
+            slow(Path(path))
+
+    def slow_save_pretrained(self, folder, *args, **kwargs):
+        save_pretrained(self, folder, *args, **kwargs)
+        if name == "model.safetensors":
+            slow(Path(folder) / name)
+
+    with mock.patch.object(torch, "save", slow_save), mock.patch.object(
+        PreTrainedModel, "save_pretrained", slow_save_pretrained
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def slow_before(name: str, announce: Announce, seconds: float) -> Iterator[None]:
+    """Waits before one of the last acts of a checkpoint: its mark, its renaming, a deletion."""
+    target, attribute = {
+        "mark": (checkpoints, "write_json"),
+        "renaming": (checkpoints.CheckpointStore, "_publish"),
+        "deletion": (checkpoints.CheckpointStore, "_remove"),
+        "folder sync": (checkpoints, "sync_folder"),
+    }[name]
+    original = getattr(target, attribute)
+
+    def slow(*args, **kwargs):
+        announce()
+        time.sleep(seconds)
+        return original(*args, **kwargs)
+
+    with mock.patch.object(target, attribute, slow):
+        yield
+
+
+POINTS: dict[str, Callable[..., contextlib.AbstractContextManager]] = {
+    "weights": lambda *args: half_written("model.safetensors", *args),
+    "optimizer": lambda *args: half_written("optimizer.pt", *args),
+    "random states": lambda *args: half_written("rng_state.pth", *args),
+    "mark": lambda *args: slow_before("mark", *args),
+    "renaming": lambda *args: slow_before("renaming", *args),
+    "deletion": lambda *args: slow_before("deletion", *args),
+    "folder sync": lambda *args: slow_before("folder sync", *args),
+}
+RUNS: dict[str, Callable[[Path, int], None]] = {"transformers": train_tiny}
+
+
+def fork_run(run: Callable[[], None], log: Path) -> int:
+    """Starts `run` in a fork; returns its process id."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        run()
+        status = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait_for(child: int, log: Path) -> None:
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"a run failed:\n{log.read_text()[-4000:]}")
+
+
+def kill_randomly(child: int, delay: float) -> bool:
+    """Kills after a delay; False if the run was over by then."""
+    deadline = time.monotonic() + delay
+    while time.monotonic() < deadline:
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return False
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def newest_step(folder: Path) -> int:
+    newest = checkpoints.CheckpointStore(folder).newest()
+    return 0 if newest is None else checkpoints.step_of(newest)
+
+
+def compare(reference: Path, folder: Path) -> dict[str, object]:
+    """How many lines and weights of two finished runs differ."""
+    expected, reached = (
+        [without_timing(line) for line in MetricsLog(one / "metrics.jsonl").read()] for one in (reference, folder)
+    )
+    differing = [index for index, pair in enumerate(zip(expected, reached, strict=False)) if pair[0] != pair[1]]
+    weights = [load_file(one / "final" / "model.safetensors") for one in (reference, folder)]
+    unequal = [name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])]
+    return {
+        "lines": (len(expected), len(reached)),
+        "differing": len(differing),
+        "tensors": len(weights[0]),
+        "unequal": len(unequal),
+        "equal": not differing and not unequal and len(expected) == len(reached) > 0,
+    }
+
+
+def kill_and_compare(
+    kills: int, inside_checkpoint: int, *, trainer: str = "transformers", max_steps: int = 300, seed: int = 0
+) -> tuple[list[dict], dict[str, object]]:
+    """Runs once undisturbed and once with kills.
+
+    Returns:
+        One record per kill, and the comparison of the two runs.
+    """
+    draw = random.Random(seed)
+    train = RUNS[trainer]
+    with tempfile.TemporaryDirectory() as temporary:
+        reference, folder, log = (Path(temporary) / name for name in ("reference", "killed", "log.txt"))
+        started = time.monotonic()
+        wait_for(fork_run(lambda: train(reference, max_steps), log), log)
+        undisturbed = time.monotonic() - started
+        kinds = [True] * inside_checkpoint + [False] * (kills - inside_checkpoint)
+        draw.shuffle(kinds)
+        points = [name for _ in range(inside_checkpoint) for name in POINTS][:inside_checkpoint]
+        records: list[dict] = []
+        while kinds:
+            inside = kinds[-1]
+            before = newest_step(folder)
+            record = {"kind": "inside a checkpoint" if inside else "random", "resumed_from": before}
+            if inside:
+                point = points[-1]
+                record["where"] = point
+                read, write = os.pipe()
+
+                def slowed(point: str = point, write: int = write) -> None:
+                    with POINTS[point](lambda: os.write(write, b"."), 0.5):
+                        train(folder, max_steps)
+
+                child = fork_run(slowed, log)
+                os.close(write)
+                announced = bool(select.select([read], [], [], 60)[0]) and bool(os.read(read, 1))
+                killed = announced and kill_randomly(child, draw.uniform(0.0, 0.4))
+                if not announced:
+                    os.waitpid(child, 0)
+                os.close(read)
+            else:
+                delay = draw.uniform(0.02, 2 * undisturbed / (kills + 1))
+                record["where"] = f"after {delay:.2f} s"
+                killed = kill_randomly(fork_run(lambda: train(folder, max_steps), log), delay)
+            if not killed:
+                # The run was over before the kill came: the remaining kills hit another one.
+                assert compare(reference, folder)["equal"], log.read_text()[-4000:]
+                shutil.rmtree(folder)
+                continue
+            kinds.pop()
+            if inside:
+                points.pop()
+            record["left_behind"] = sorted(
+                path.relative_to(folder).as_posix()
+                for pattern in (".partial/*", ".retired/*")
+                for path in folder.glob(pattern)
+            )
+            records.append(record)
+        wait_for(fork_run(lambda: train(folder, max_steps), log), log)
+        return records, compare(reference, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--inside_checkpoint", type=int, default=5)
+    parser.add_argument("--trainer", choices=sorted(RUNS), default="transformers")
+    parser.add_argument("--max_steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    records, result = kill_and_compare(
+        arguments.kills,
+        arguments.inside_checkpoint,
+        trainer=arguments.trainer,
+        max_steps=arguments.max_steps,
+        seed=arguments.seed,
+    )
+    table = Table("kill", "kind", "where", "run had resumed from", "left behind")
+    for index, record in enumerate(records, 1):
+        table.add_row(
+            str(index),
+            record["kind"],
+            record["where"],
+            f"step {record['resumed_from']}",
+            " ".join(record["left_behind"]) or "nothing",
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{len(records)} kills ({sum(record['kind'] != 'random' for record in records)} inside a checkpoint write), "
+        f"{arguments.max_steps} steps: lines of metrics {result['lines'][0]} undisturbed and {result['lines'][1]} killed, "
+        f"{result['differing']} differ; {result['unequal']} of {result['tensors']} final tensors differ bit for bit"
+    )
+    sys.exit(0 if result["equal"] else 1)
+
+
+if __name__ == "__main__":
+    main()
