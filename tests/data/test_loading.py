@@ -65,6 +65,26 @@ def number_of(row) -> int:
     return int(row["messages"][0]["content"][0]["text"].split()[1])
 
 
+def write_shard(path, samples: list[dict[str, bytes]], start: int = 0):
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for number, sample in enumerate(samples, start):
+            for ending, content in sample.items():
+                info = tarfile.TarInfo(f"{number:05d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def jpeg(number: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour(number)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def captioned(numbers) -> list[dict[str, bytes]]:
+    return [{"jpg": jpeg(number), "txt": f"picture {number}\n".encode()} for number in numbers]
+
+
 def test_local_parquet_becomes_caption_rows_whose_columns_are_the_schema(tmp_path):
     rows = load_rows(parquet_card(write_parquet(tmp_path / "data")))
     assert isinstance(rows, Dataset)
@@ -79,52 +99,74 @@ def test_local_parquet_becomes_caption_rows_whose_columns_are_the_schema(tmp_pat
     assert len(set(rows["id"])) == 10
 
 
-def test_streamed_rows_are_the_prepared_rows_in_another_order(tmp_path):
+def test_streamed_rows_are_the_prepared_rows(tmp_path):
     card = parquet_card(write_parquet(tmp_path / "data"))
-    prepared = {row["id"]: number_of(row) for row in load_rows(card)}
-    streamed = load_rows(card, streaming=True, seed=1)
+    prepared = [(row["id"], number_of(row)) for row in load_rows(card)]
+    # Without shuffling: `datasets` waits five seconds at the end of a shuffled stream of Parquet.
+    streamed = load_rows(card, streaming=True, shuffle_buffer=0)
     assert isinstance(streamed, IterableDataset)
     rows = list(streamed)
-    assert {row["id"]: number_of(row) for row in rows} == prepared
-    assert [number_of(row) for row in rows] != list(range(10))
+    assert [(row["id"], number_of(row)) for row in rows] == prepared
     assert all(is_picture(row["images"][0], number_of(row)) for row in rows)
+    for row in rows:
+        validate_row(row)
 
 
 def test_streaming_shuffles_by_the_seed_and_only_the_training_split(tmp_path):
-    write_parquet(tmp_path / "data", name="validation.parquet")
-    card = parquet_card(write_parquet(tmp_path / "data"), streaming=True)
+    for split in ("train", "validation"):
+        for shard in range(2):
+            write_shard(tmp_path / split / f"{shard}.tar", captioned(range(5 * shard, 5 * shard + 5)))
 
-    def order(**options):
-        return [number_of(row) for row in load_rows(card, **options)]
+    def order(split="train", **options):
+        rows = load_rows("blip3o-60k", split, path=tmp_path, splits={}, streaming=True, **options)
+        return [number_of(row) for row in rows]
 
     assert order(seed=1) == order(seed=1)
     assert order(seed=1) != order(seed=2)
+    assert sorted(order(seed=1)) == list(range(10))
     assert order(shuffle_buffer=0) == list(range(10))
-    assert order(split="validation") == list(range(10))
+    assert order("validation") == list(range(10))
 
 
-def test_a_streamed_data_set_resumes_where_it_was(tmp_path):
-    card = parquet_card(write_parquet(tmp_path / "data"))
-    whole = [row["id"] for row in load_rows(card, streaming=True, shuffle_buffer=0)]
-    first = load_rows(card, streaming=True, shuffle_buffer=0)
+def test_every_epoch_of_a_stream_has_its_own_order(tmp_path):
+    write_shard(tmp_path / "train.tar", captioned(range(10)))
+    rows = load_rows("blip3o-60k", path=tmp_path, splits={}, streaming=True)
+    orders = []
+    for epoch in range(2):
+        rows.set_epoch(epoch)
+        orders.append([number_of(row) for row in rows])
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1])
+
+
+@pytest.mark.parametrize("shuffle_buffer", [0, 4])
+def test_a_streamed_data_set_resumes_where_it_was(tmp_path, shuffle_buffer):
+    write_shard(tmp_path / "train.tar", captioned(range(30)))
+    options = {"path": tmp_path, "streaming": True, "shuffle_buffer": shuffle_buffer}
+    whole = [number_of(row) for row in load_rows("blip3o-60k", **options)]
+    first = load_rows("blip3o-60k", **options)
     iterator = iter(first)
-    for _ in range(5):
+    for _ in range(13):
         next(iterator)
-    state = first.state_dict()
-    second = load_rows(card, streaming=True, shuffle_buffer=0)
-    second.load_state_dict(state)
-    assert [row["id"] for row in second] == whole[5:]
+    second = load_rows("blip3o-60k", **options)
+    second.load_state_dict(first.state_dict())
+    rest = [number_of(row) for row in second]
+    if shuffle_buffer:
+        # The buffer's rows are not part of the state: `datasets` gives them up, which its documentation says.
+        assert 0 < len(rest) <= 17
+        assert set(rest) <= set(whole)
+    else:
+        assert rest == whole[13:]
 
 
 def test_workers_share_the_shards_of_a_stream(tmp_path):
     from torch.utils.data import DataLoader
 
-    folder = tmp_path / "data"
     for shard in range(2):
-        write_parquet(folder, 4, name=f"train-{shard}.parquet")
-    rows = load_rows(parquet_card(folder), streaming=True)
-    loader = DataLoader(rows, batch_size=None, num_workers=2, collate_fn=lambda row: number_of(row))
-    assert sorted(loader) == [0, 0, 1, 1, 2, 2, 3, 3]
+        write_shard(tmp_path / f"train-{shard}.tar", captioned(range(4 * shard, 4 * shard + 4)))
+    rows = load_rows("blip3o-60k", path=tmp_path, splits={}, streaming=True)
+    loader = DataLoader(rows, batch_size=None, num_workers=2, collate_fn=number_of)
+    assert sorted(loader) == list(range(8))
 
 
 def test_num_rows_limits_prepared_and_streamed_rows(tmp_path):
@@ -192,7 +234,9 @@ def test_an_image_folder_with_class_folders_becomes_class_rows(tmp_path):
 
 
 def test_a_class_that_a_split_lacks_does_not_shift_the_other_numbers(tmp_path):
-    root = make_class_folder(tmp_path / "pictures", {"train": {"ant": 0, "bee": 1, "cat": 2}, "test": {"ant": 0, "cat": 2}})
+    root = make_class_folder(
+        tmp_path / "pictures", {"train": {"ant": 0, "bee": 1, "cat": 2}, "test": {"ant": 0, "cat": 2}}
+    )
     assert [row["label"] for row in load_rows("image_folder", "test", path=root)] == [0, 2]
     with pytest.raises(DataError, match="no split 'validation', only train, test"):
         load_rows("image_folder", "validation", path=root)
@@ -230,27 +274,10 @@ def test_metadata_that_makes_no_caption_is_warned_about(tmp_path, caplog):
     assert number_of(row) == 0
 
 
-def write_shard(path, samples: list[dict[str, bytes]], start: int = 0):
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for number, sample in enumerate(samples, start):
-            for ending, content in sample.items():
-                info = tarfile.TarInfo(f"{number:05d}.{ending}")
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-
-
-def jpeg(number: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour(number)).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_webdataset_shards_become_caption_rows(tmp_path, streaming):
     for shard in range(2):
-        samples = [{"jpg": jpeg(n), "txt": f"picture {n}\n".encode()} for n in range(3 * shard, 3 * shard + 3)]
-        write_shard(tmp_path / "shards" / f"sa_{shard:06d}.tar", samples)
+        write_shard(tmp_path / "shards" / f"sa_{shard:06d}.tar", captioned(range(3 * shard, 3 * shard + 3)))
     rows = list(load_rows("blip3o-60k", path=tmp_path / "shards", streaming=streaming))
     assert sorted(number_of(row) for row in rows) == list(range(6))
     assert len({row["id"] for row in rows}) == 6
@@ -262,7 +289,9 @@ def test_a_column_may_be_a_key_within_another(tmp_path):
     write_shard(tmp_path / "data_512_2M" / "data_000000.tar", samples)
     rows = load_rows("text-to-image-2m", path=tmp_path, streaming=True)
     assert sorted(number_of(row) for row in rows) == list(range(6))
-    with pytest.raises(DataError, match="column 'json' has no key 'text' for the role 'caption', it has the keys prompt"):
+    with pytest.raises(
+        DataError, match="column 'json' has no key 'text' for the role 'caption', it has the keys prompt"
+    ):
         list(load_rows("text-to-image-2m", path=tmp_path, streaming=True, columns={"caption": "json.text"}))
 
 
@@ -283,7 +312,9 @@ def make_llava_folder(folder, missing: bool = False):
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_llava_conversations_become_messages_with_the_picture_where_its_mark_is(tmp_path, streaming):
-    rows = list(load_rows("llava-pretrain", path=make_llava_folder(tmp_path / "llava"), streaming=streaming, shuffle_buffer=0))
+    rows = list(
+        load_rows("llava-pretrain", path=make_llava_folder(tmp_path / "llava"), streaming=streaming, shuffle_buffer=0)
+    )
     assert [row["id"] for row in rows] == ["000000000", "000000001", "000000002"]
     kinds = [[part["type"] for part in row["messages"][0]["content"]] for row in rows]
     assert kinds == [["image", "text"], ["text", "image"], ["text", "image"]]
@@ -421,9 +452,9 @@ def test_checking_counts_what_is_right_and_lists_what_is_wrong(tmp_path):
 
 
 def test_checking_reports_a_damaged_shard_instead_of_stopping(tmp_path):
-    write_shard(tmp_path / "0.tar", [{"jpg": jpeg(n), "txt": b"picture 1"} for n in range(6)])
+    write_shard(tmp_path / "0.tar", captioned(range(6)))
     content = (tmp_path / "0.tar").read_bytes()
-    (tmp_path / "1.tar").write_bytes(content[: len(content) // 2])
+    (tmp_path / "1.tar").write_bytes(content[: len(content) * 3 // 10])
     report = check_card("blip3o-60k", path=tmp_path)
     assert report.num_right >= 6
     assert any("reading stopped" in problem for problem in report.problems)
@@ -452,14 +483,14 @@ def test_exported_parquet_is_an_ordinary_data_set_with_pictures(tmp_path):
 
 
 def test_exporting_keeps_the_bytes_of_pictures_and_writes_nothing_when_a_row_is_wrong(tmp_path):
-    write_shard(tmp_path / "shards" / "0.tar", [{"jpg": jpeg(1), "txt": b"picture 1"}])
+    write_shard(tmp_path / "shards" / "0.tar", captioned([1]))
     card = parquet_card(tmp_path / "shards", format="webdataset", columns={"image": "jpg", "caption": "txt"})
     export_rows(card, "train", tmp_path / "rows.parquet")
     exported = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train").with_format("arrow")
     assert exported[0]["images"].to_pylist()[0][0]["bytes"] == jpeg(1)
 
-    broken = parquet_card(make_llava_folder(tmp_path / "llava", missing=True), format="json", task="conversation")
-    broken = broken.with_options({"columns": {}, "image_root": "images"})
+    folder = make_llava_folder(tmp_path / "llava", missing=True)
+    broken = parquet_card(folder, format="json", task="conversation", columns={}, image_root="images")
     for format in ("parquet", "json"):
         with pytest.raises(DataError, match="does not exist"):
             export_rows(broken, "train", tmp_path / "out" / format, format=format)

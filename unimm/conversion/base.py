@@ -132,7 +132,7 @@ class Converter:
             for rule in self.rules:
                 target = rule.to_released(name)
                 if target is not None:
-                    released[target] = tensor.reshape(*[1] * rule.leading_ones, *tensor.shape)
+                    released[target] = tensor.reshape((1,) * rule.leading_ones + tuple(tensor.shape))
                     break
             else:
                 raise CheckpointError(f"'{name}' has no released name: the model has parts that the release lacks")

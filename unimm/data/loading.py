@@ -364,7 +364,7 @@ def _write_json(rows: Iterator[Row], path: str | os.PathLike) -> int:
         (folder / "images").mkdir()
         with (folder / "rows.jsonl").open("w") as file:
             for row in rows:
-                names = []
+                names: list[str] = []
                 for image in row["images"]:
                     content = _bytes_of(image)
                     with Image.open(io.BytesIO(content)) as picture:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..errors import RecipeError
 
@@ -62,3 +62,85 @@ class UniMMTrainingArguments(TrainingArguments):
             raise RecipeError("save_only_model leaves out what a resume needs: set resume: false with it")
         if self.enable_jit_checkpoint:
             raise RecipeError("enable_jit_checkpoint writes checkpoints in place, where a kill can tear them: set save_steps")
+
+
+@dataclass(kw_only=True)
+class TokenizerArguments:
+    """How a visual tokenizer is trained; the names are those of TrainingArguments.
+
+    Args:
+        output_dir: folder of the run.
+        max_steps: optimizer steps.
+        per_device_train_batch_size: rows per process and micro-batch.
+        gradient_accumulation_steps: micro-batches per step.
+        learning_rate: highest learning rate of the tokenizer.
+        discriminator_learning_rate: of the discriminator; that of the tokenizer when not given.
+        adam_beta1: of AdamW.
+        adam_beta2: of AdamW.
+        adam_epsilon: of AdamW.
+        weight_decay: of matrices and convolutions; norms, biases and codes have none.
+        max_grad_norm: gradients are clipped to this length; 0 does not clip.
+        lr_scheduler_type: a schedule of transformers.
+        warmup_steps: steps of linear warm-up.
+        bf16: autocast to bfloat16.
+        use_cpu: leave accelerators alone.
+        seed: of the weights, the data's order and all draws.
+        dataloader_num_workers: processes that prepare batches.
+        logging_steps: steps between two lines of metrics.
+        save_steps: steps between two checkpoints.
+        save_total_limit: checkpoints to keep; None keeps all.
+        eval_steps: steps between two evaluations; None evaluates at the end only.
+        per_device_eval_batch_size: rows per process in evaluation.
+        ema_decay: keep a moving average of the weights with this decay.
+        resume: go on from the newest complete checkpoint of `output_dir`.
+        tensorboard: write TensorBoard events.
+        disable_tqdm: show no progress bar.
+
+    Raises:
+        RecipeError: a value out of range.
+    """
+
+    output_dir: str
+    max_steps: int
+    per_device_train_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    discriminator_learning_rate: float | None = None
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    lr_scheduler_type: SchedulerType = SchedulerType.COSINE
+    warmup_steps: int = 0
+    bf16: bool = False
+    use_cpu: bool = False
+    seed: int = 42
+    dataloader_num_workers: int = 0
+    logging_steps: int = 10
+    save_steps: int = 500
+    save_total_limit: int | None = 2
+    eval_steps: int | None = None
+    per_device_eval_batch_size: int = 8
+    ema_decay: float | None = None
+    resume: bool = True
+    tensorboard: bool = True
+    disable_tqdm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "save_steps",
+        ):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} must be 1 or more, given {getattr(self, name)}")
+        if self.learning_rate <= 0 or (self.discriminator_learning_rate or 1) <= 0:
+            raise RecipeError("learning_rate and discriminator_learning_rate must be positive")
+        if self.eval_steps is not None and self.eval_steps < 1:
+            raise RecipeError(f"eval_steps must be 1 or more, or null, given {self.eval_steps}")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise RecipeError(f"ema_decay must lie between 0 and 1, given {self.ema_decay}")
