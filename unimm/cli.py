@@ -21,6 +21,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    # Options may be written as in Python (--top_k) or as on command lines (--top-k).
+    context_settings={"token_normalize_func": lambda token: token.replace("_", "-")},
 )
 data_app = typer.Typer(help="Look at, check and export data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")

@@ -34,6 +34,8 @@ _HUGGING_FACE_KEYS = frozenset(
         "transformers_version",
         "architectures",
         "unimm_version",
+        # The Trainer sets it on the config of the model that it trains.
+        "use_cache",
     }
 )
 

@@ -178,6 +178,7 @@ def test_an_empty_or_missing_file_is_named(tmp_path):
         decode_image(Image.new("RGB", (0, 3)))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_bit_flips_give_a_picture_or_an_image_error():
     draws = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF"):

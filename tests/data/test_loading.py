@@ -8,7 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
 from PIL import Image
 from rich.console import Console
 
@@ -200,7 +200,7 @@ def test_class_rows_keep_their_numbers_and_refuse_numbers_below_zero(tmp_path):
     rows = load_rows(parquet_card(folder, task="class", columns=columns))
     assert [row["label"] for row in rows] == [0, 1, 0, 1]
     Dataset.from_dict({"photo": [{"bytes": png(1), "path": None}], "kind": [-1]}).to_parquet(folder / "test.parquet")
-    with pytest.raises(DataError, match="label.* is -1; expected a class number of 0 or more"):
+    with pytest.raises(DataError, match=r"label.* is -1; expected a class number of 0 or more"):
         load_rows(parquet_card(folder, task="class", columns=columns), "test")
 
 
@@ -211,7 +211,7 @@ def test_named_labels_become_the_numbers_of_the_card_s_class_names(tmp_path):
     rows = load_rows(card, class_names=["cat", "dog"])
     assert [row["label"] for row in rows] == [1, 0]
     assert rows.features["label"].names == ["cat", "dog"]
-    with pytest.raises(DataError, match="'dog'.*list the names of all classes as class_names"):
+    with pytest.raises(DataError, match=r"'dog'.*list the names of all classes as class_names"):
         load_rows(card)
     with pytest.raises(DataError, match=r"'dog', which is no class \(did you mean 'dogs'\?\)"):
         load_rows(card, class_names=["cat", "dogs"])
@@ -363,13 +363,39 @@ def test_a_missing_picture_is_an_error_unless_rows_may_be_skipped(tmp_path, capl
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_damaged_picture_is_an_error_that_names_the_row_unless_rows_may_be_skipped(tmp_path, streaming):
+def test_a_damaged_picture_is_an_error_that_names_it_unless_rows_may_be_skipped(tmp_path, streaming):
     folder = make_llava_folder(tmp_path / "llava")
     (folder / "images" / "00" / "1.png").write_bytes(png(1)[:40])
-    with pytest.raises(DataError, match=r"images\[0\] of row '000000001'.*does not decode"):
+    with pytest.raises(DataError, match=r"the picture '.*/images/00/1.png' does not decode"):
         list(load_rows("llava-pretrain", path=folder, streaming=streaming))
     rows = list(load_rows("llava-pretrain", path=folder, streaming=streaming, on_error="skip", shuffle_buffer=0))
     assert [row["id"] for row in rows] == ["000000000", "000000002"]
+
+
+def test_a_damaged_picture_within_a_shard_is_named_by_its_row(tmp_path):
+    write_shard(tmp_path / "0.tar", [{"jpg": jpeg(1)[:-20], "txt": b"picture 1"}], start=7)
+    with pytest.raises(DataError, match="the picture '00007/0' does not decode"):
+        list(load_rows("blip3o-60k", path=tmp_path, columns={"id": "__key__"}))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_different_cards_can_be_mixed(tmp_path, streaming):
+    Image.new("RGBA", (6, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "clear.png", "text": "picture 0"}))
+    sources = {
+        "image-folder": load_rows("image_folder", path=tmp_path, streaming=streaming),
+        "unimm/shapes": load_rows("shapes", task="questions", resolution=32, num_rows=3, streaming=streaming),
+        "photographs": load_rows("photographs", resolution=32, num_rows=3, streaming=streaming),
+    }
+    for rows in (sources.values(), reversed(sources.values())):
+        mixed = list(interleave_datasets(list(rows), stopping_strategy="all_exhausted"))
+        assert {row["source"] for row in mixed} == set(sources)
+        for row in mixed:
+            validate_row(row)
+            (image,) = row["images"]
+            assert image.mode == "RGB"
+            if row["source"] == "image-folder":
+                assert image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_picture_that_is_back_is_not_skipped_again(tmp_path):
@@ -394,7 +420,7 @@ def test_splits_are_patterns_of_the_card_or_names_of_files(tmp_path):
     assert len(load_rows(parquet_card(folder, splits={"dev": ["test-*", "train-*"]}), "dev")) == 5
     with pytest.raises(DataError, match=r"no split 'trian' \(did you mean 'train'\?\)"):
         load_rows(parquet_card(folder, splits={"train": "train-*"}), "trian")
-    with pytest.raises(DataError, match="no file in .* belongs to the split 'validation'"):
+    with pytest.raises(DataError, match=r"no file in .* belongs to the split 'validation'"):
         load_rows(parquet_card(folder), "validation")
 
 
@@ -404,7 +430,7 @@ def test_a_place_that_is_missing_unreadable_or_not_given_is_said(tmp_path):
     with pytest.raises(DataError, match=r"there is no '.*nowhere'"):
         load_rows("image_folder", path=tmp_path / "nowhere")
     (tmp_path / "train.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match="'mine': the split 'train' of .* cannot be read as parquet"):
+    with pytest.raises(DataError, match=r"'mine': the split 'train' of .* cannot be read as parquet"):
         load_rows(parquet_card(tmp_path))
     with pytest.raises(DataError, match="Bring it into a folder:\nhf download liuhaotian/LLaVA-Pretrain"):
         load_rows("llava-pretrain")

@@ -61,7 +61,7 @@ def test_streamed_crops_are_the_same():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ConfigError, match="no split 'dev'"):
         photographs_dataset("dev")
-    with pytest.raises(ConfigError, match="resolution must lie in 1 to 300.*given 301"):
+    with pytest.raises(ConfigError, match=r"resolution must lie in 1 to 300.*given 301"):
         photographs_dataset(resolution=301)
     with pytest.raises(ConfigError, match="num_rows must be 1 or more"):
         photographs_dataset(num_rows=0)

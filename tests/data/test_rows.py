@@ -24,6 +24,7 @@ from unimm.data.rows import (
 )
 from unimm.data.shapes import ShapesRows
 from unimm.data.shapes.rows import TASKS
+from unimm.data.transforms import encode_png
 from unimm.errors import DataError
 
 PICTURE = Image.new("RGB", (4, 4), "red")
@@ -168,10 +169,13 @@ def test_preferences_between_answers_are_messages_whose_pictures_count():
 def test_rows_go_through_arrow_and_come_back(tmp_path):
     from datasets import Dataset, Value
 
-    image = {"bytes": b"123", "path": None}
-    rows = [class_row(image, 4), class_row({"bytes": None, "path": "x.png"}, 5)]
+    OTHER.save(tmp_path / "blue.png")
+    images = [{"bytes": encode_png(PICTURE), "path": None}, {"bytes": None, "path": str(tmp_path / "blue.png")}]
+    rows = [class_row(images[0], 4), class_row(images[1], 5)]
     stored = Dataset.from_list(rows, features=row_features(Value("int64")))
-    assert [row["label"] for row in stored] == [4, 5]
-    assert stored[0]["images"] == [image]
-    for row in stored:
-        validate_row(row)
+    stored.save_to_disk(tmp_path / "rows")
+    for loaded in (stored, Dataset.load_from_disk(tmp_path / "rows")):
+        assert [row["label"] for row in loaded] == [4, 5]
+        assert [row["images"][0].getpixel((0, 0)) for row in loaded] == [(255, 0, 0), (0, 0, 255)]
+        for row in loaded:
+            validate_row(row)

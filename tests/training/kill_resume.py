@@ -21,15 +21,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
+import safetensors.torch
 import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from unimm.tokenizers import VQTokenizer, VQTokenizerConfig
 from unimm.training import checkpoints
-from unimm.training.arguments import UniMMTrainingArguments
+from unimm.training.arguments import TokenizerArguments, UniMMTrainingArguments
 from unimm.training.outputs import MetricsLog, without_timing
+from unimm.training.recipes import LossSection
+from unimm.training.tokenizer_trainer import TokenizerTrainer
 from unimm.training.trainer import UniMMTrainer
 
 Announce = Callable[[], None]
@@ -76,65 +80,150 @@ def train_tiny(folder: Path, max_steps: int) -> None:
     trainer.save_model(str(folder / "final"))
 
 
-@contextlib.contextmanager
-def half_written(name: str, announce: Announce, seconds: float) -> Iterator[None]:
-    """Leaves half of a file on the disk for some seconds."""
+def tiny_tokenizer() -> VQTokenizer:
+    torch.manual_seed(1)
+    return VQTokenizer(
+        VQTokenizerConfig(
+            base_channels=8,
+            channel_multipliers=(1, 2),
+            num_residual_blocks=1,
+            encoder_channels=8,
+            code_channels=4,
+            codebook_size=16,
+            num_norm_groups=4,
+            attention=False,
+            usage_window=64,
+            revive_after=5,
+            dropout=0.1,
+        )
+    )
 
-    def slow(path: Path) -> None:
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        announce()
-        time.sleep(seconds)
-        path.write_bytes(whole)
 
-    save, save_pretrained = torch.save, PreTrainedModel.save_pretrained
+def tiny_pictures(num_rows: int = 30) -> list[torch.Tensor]:
+    return list(torch.rand(num_rows, 3, 8, 8, generator=torch.Generator().manual_seed(3)) * 2 - 1)
 
-    def slow_save(value, path, *args, **kwargs):
-        save(value, path, *args, **kwargs)
-        if Path(path).name == name:
+
+def stacked(rows: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.stack(rows)}
+
+
+def tiny_tokenizer_arguments(folder: Path, **changes) -> TokenizerArguments:
+    values = {
+        "output_dir": str(folder),
+        "max_steps": 20,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 3,
+        "logging_steps": 3,
+        "save_steps": 4,
+        "eval_steps": 6,
+        "tensorboard": False,
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
+    return TokenizerArguments(**(values | changes))
+
+
+def tokenizer_trainer(folder: Path, **changes) -> TokenizerTrainer:
+    return TokenizerTrainer(
+        tiny_tokenizer(),
+        tiny_tokenizer_arguments(folder, **changes),
+        train_dataset=tiny_pictures(),
+        eval_dataset=tiny_pictures(6),
+        collator=stacked,
+        loss=LossSection(
+            adversarial_weight=0.1,
+            adversarial_start_step=6,
+            discriminator={"model_type": "unimm_patch_discriminator", "base_channels": 4, "num_layers": 1},
+        ),
+    )
+
+
+def train_tiny_tokenizer(folder: Path, max_steps: int) -> None:
+    """The tokenizer's loop, with dropout, a discriminator that starts late, revived codes and a moving average."""
+    trainer = tokenizer_trainer(folder, max_steps=max_steps, ema_decay=0.9)
+    trainer.train()
+    trainer.unwrapped.save_pretrained(folder / "final")
+
+
+class SlowPoint:
+    """Slows one act of one checkpoint write, and tells when it has begun.
+
+    Args:
+        announce: called when the act has begun.
+        number: which checkpoint write of the process, from 0.
+        seconds: of the delay.
+    """
+
+    def __init__(self, announce: Announce, number: int, seconds: float):
+        self.announce = announce
+        self.number = number
+        self.seconds = seconds
+        self.count = 0
+
+    def wait(self) -> None:
+        self.announce()
+        time.sleep(self.seconds)
+
+    def is_due(self) -> bool:
+        self.count += 1
+        return self.count == self.number + 1
+
+    @contextlib.contextmanager
+    def half_written(self, *names: str) -> Iterator[None]:
+        """Leaves half of a file on the disk for some seconds."""
+        save, save_file, save_pretrained = torch.save, safetensors.torch.save_file, PreTrainedModel.save_pretrained
+
+        def slow(path: Path) -> None:
+            if path.name in names and checkpoints.STAGING in path.parts and self.is_due():
+                whole = path.read_bytes()
+                path.write_bytes(whole[: len(whole) // 2])
+                self.wait()
+                path.write_bytes(whole)
+
+        def slow_save(value, path, *args, **kwargs):
+            save(value, path, *args, **kwargs)
             slow(Path(path))
 
-    def slow_save_pretrained(self, folder, *args, **kwargs):
-        save_pretrained(self, folder, *args, **kwargs)
-        if name == "model.safetensors":
-            slow(Path(folder) / name)
+        def slow_save_file(value, path, *args, **kwargs):
+            save_file(value, path, *args, **kwargs)
+            slow(Path(path))
 
-    with mock.patch.object(torch, "save", slow_save), mock.patch.object(
-        PreTrainedModel, "save_pretrained", slow_save_pretrained
-    ):
-        yield
+        def slow_save_pretrained(model, folder, *args, **kwargs):
+            save_pretrained(model, folder, *args, **kwargs)
+            slow(Path(folder) / "model.safetensors")
 
+        with (
+            mock.patch.object(torch, "save", slow_save),
+            mock.patch.object(safetensors.torch, "save_file", slow_save_file),
+            mock.patch.object(PreTrainedModel, "save_pretrained", slow_save_pretrained),
+        ):
+            yield
 
-@contextlib.contextmanager
-def slow_before(name: str, announce: Announce, seconds: float) -> Iterator[None]:
-    """Waits before one of the last acts of a checkpoint: its mark, its renaming, a deletion."""
-    target, attribute = {
-        "mark": (checkpoints, "write_json"),
-        "renaming": (checkpoints.CheckpointStore, "_publish"),
-        "deletion": (checkpoints.CheckpointStore, "_remove"),
-        "folder sync": (checkpoints, "sync_folder"),
-    }[name]
-    original = getattr(target, attribute)
+    @contextlib.contextmanager
+    def before(self, target: object, attribute: str) -> Iterator[None]:
+        """Waits before an act."""
+        original = getattr(target, attribute)
 
-    def slow(*args, **kwargs):
-        announce()
-        time.sleep(seconds)
-        return original(*args, **kwargs)
+        def slow(*args, **kwargs):
+            if self.is_due():
+                self.wait()
+            return original(*args, **kwargs)
 
-    with mock.patch.object(target, attribute, slow):
-        yield
+        with mock.patch.object(target, attribute, slow):
+            yield
 
 
-POINTS: dict[str, Callable[..., contextlib.AbstractContextManager]] = {
-    "weights": lambda *args: half_written("model.safetensors", *args),
-    "optimizer": lambda *args: half_written("optimizer.pt", *args),
-    "random states": lambda *args: half_written("rng_state.pth", *args),
-    "mark": lambda *args: slow_before("mark", *args),
-    "renaming": lambda *args: slow_before("renaming", *args),
-    "deletion": lambda *args: slow_before("deletion", *args),
-    "folder sync": lambda *args: slow_before("folder sync", *args),
+POINTS: dict[str, Callable[[SlowPoint], contextlib.AbstractContextManager]] = {
+    "half of the weights": lambda slow: slow.half_written("model.safetensors"),
+    "half of the optimizer": lambda slow: slow.half_written("optimizer.pt", "optimizer.bin"),
+    "half of the random states": lambda slow: slow.half_written("rng_state.pth", "random_states_0.pkl"),
+    "before the mark": lambda slow: slow.before(checkpoints, "mark_complete"),
+    "before the renaming": lambda slow: slow.before(checkpoints.CheckpointStore, "_publish"),
+    "before a deletion": lambda slow: slow.before(checkpoints.CheckpointStore, "_remove"),
 }
-RUNS: dict[str, Callable[[Path, int], None]] = {"transformers": train_tiny}
+RUNS: dict[str, Callable[[Path, int], None]] = {"transformers": train_tiny, "tokenizer": train_tiny_tokenizer}
 
 
 def fork_run(run: Callable[[], None], log: Path) -> int:
@@ -212,8 +301,12 @@ def kill_and_compare(
     with tempfile.TemporaryDirectory() as temporary:
         reference, folder, log = (Path(temporary) / name for name in ("reference", "killed", "log.txt"))
         started = time.monotonic()
-        wait_for(fork_run(lambda: train(reference, max_steps), log), log)
-        undisturbed = time.monotonic() - started
+        child = fork_run(lambda: train(reference, max_steps), log)
+        while not (reference / "metrics.jsonl").exists() and time.monotonic() < started + 60:
+            time.sleep(0.01)
+        startup = time.monotonic() - started
+        wait_for(child, log)
+        undisturbed = time.monotonic() - started - startup
         kinds = [True] * inside_checkpoint + [False] * (kills - inside_checkpoint)
         draw.shuffle(kinds)
         points = [name for _ in range(inside_checkpoint) for name in POINTS][:inside_checkpoint]
@@ -227,8 +320,10 @@ def kill_and_compare(
                 record["where"] = point
                 read, write = os.pipe()
 
-                def slowed(point: str = point, write: int = write) -> None:
-                    with POINTS[point](lambda: os.write(write, b"."), 0.5):
+                number = draw.randrange(6)
+
+                def slowed(point: str = point, write: int = write, number: int = number) -> None:
+                    with POINTS[point](SlowPoint(lambda: os.write(write, b"."), number, 0.5)):
                         train(folder, max_steps)
 
                 child = fork_run(slowed, log)
@@ -239,7 +334,7 @@ def kill_and_compare(
                     os.waitpid(child, 0)
                 os.close(read)
             else:
-                delay = draw.uniform(0.02, 2 * undisturbed / (kills + 1))
+                delay = draw.uniform(0.02, startup + 2 * undisturbed / (kills + 1))
                 record["where"] = f"after {delay:.2f} s"
                 killed = kill_randomly(fork_run(lambda: train(folder, max_steps), log), delay)
             if not killed:
@@ -276,7 +371,7 @@ def main() -> None:
         max_steps=arguments.max_steps,
         seed=arguments.seed,
     )
-    table = Table("kill", "kind", "where", "run had resumed from", "left behind")
+    table = Table("kill", "kind", "where", "newest checkpoint at its start", "left behind")
     for index, record in enumerate(records, 1):
         table.add_row(
             str(index),

@@ -13,6 +13,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_file, atomic_folder
+from ..models.building import replace_fields
 from .base import Converter, System, compare_keys, load_released
 
 
@@ -154,11 +155,7 @@ def _unwrapped(
 def _with_tokenizer(config: PreTrainedConfig, tokenizer_config: PreTrainedConfig) -> PreTrainedConfig:
     if not hasattr(config, "tokenizer_config"):
         raise ConfigError("--tokenizer goes with a generator's checkpoint; this one is a tokenizer itself")
-    fields = config.to_dict() | {"tokenizer_config": tokenizer_config.to_dict()}
-    fields |= {"token_layout": None, "codebook_size": None}
-    fields.pop("model_type")
-    fields.pop("transformers_version", None)
-    return type(config)(**fields)
+    return replace_fields(config, tokenizer_config=tokenizer_config.to_dict(), token_layout=None, codebook_size=None)
 
 
 def export(

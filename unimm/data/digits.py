@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -148,7 +148,7 @@ def digits_dataset(
             picture, row_id = _enlarged(images[number], resolution), f"digits-{number}-{task}"
         rows.append(_row(task, picture, int(labels[number]), row_id))
     dataset = Dataset.from_list(rows, features=row_features(ClassLabel(names=list(DIGIT_NAMES))))
-    return _decoded(dataset, streaming)
+    return dataset.to_iterable_dataset() if streaming else dataset
 
 
 def _row(task: str, picture: np.ndarray, label: int, row_id: str) -> Row:
@@ -159,14 +159,6 @@ def _row(task: str, picture: np.ndarray, label: int, row_id: str) -> Row:
     if task == "caption":
         return {**caption_row(image, digit_caption(label), **about), "label": label}
     return {**question_row(image, QUESTION, DIGIT_NAMES[label], **about), "label": label}
-
-
-def _decoded(dataset: Dataset, streaming: bool) -> Any:
-    from .mapping import decode_rows
-
-    if not streaming:
-        return dataset.with_transform(decode_rows)
-    return dataset.to_iterable_dataset().map(decode_rows, batched=True, batch_size=8)
 
 
 def _enlarged(image: np.ndarray, resolution: int) -> np.ndarray:

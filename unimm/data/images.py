@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import ImageError
 
@@ -51,9 +51,13 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} claims a size that is refused, {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} does not decode: no known kind of picture begins as it does; it is truncated, damaged or no picture"
+        ) from error
     except Exception as error:  # decoders raise whatever their C library or parser does
         raise ImageError(
-            f"{name} does not decode ({type(error).__name__}: {error}); it is truncated, damaged or not a picture"
+            f"{name} does not decode ({type(error).__name__}: {error}); it is truncated, damaged or no picture"
         ) from error
 
 

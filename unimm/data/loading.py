@@ -19,8 +19,9 @@ from rich.text import Text
 from ..errors import DataError, nearest
 from ..files import atomic_file, atomic_folder
 from .cards import DataCard, load_card
-from .mapping import RowMapper, decode_rows, read_encoded
-from .rows import Row
+from .mapping import RowMapper
+from .pictures import read_encoded
+from .rows import Row, row_features
 from .sources import open_source
 from .transforms import encode_png
 
@@ -81,7 +82,8 @@ def _builtin_rows(
     if card.builtin == "shapes":
         from .shapes import shapes_dataset
 
-        return shapes_dataset(**arguments)
+        rows = shapes_dataset(**arguments)
+        return rows.cast_column("images", row_features()["images"])
     if card.builtin == "digits":
         from .digits import digits_dataset
 
@@ -105,11 +107,20 @@ def _streamed_rows(
     first = next(iter(source), None)
     if first is None:
         raise DataError(f"data card '{card.name}': the split '{split}' has no rows")
-    mapper = RowMapper(card, columns=list(first), features=source.features, decode=True)
+    # Whether a picture is whole can only be known by decoding it, which is done here only if rows may be skipped.
+    mapper = RowMapper(card, columns=list(first), features=_types_of(source), verify=card.on_error == "skip")
     if split == "train" and card.shuffle_buffer:
         source = source.shuffle(seed=seed, buffer_size=card.shuffle_buffer)
-    # Small batches: all pictures of a batch are decoded before its first row is given out.
-    return source.map(mapper, batched=True, batch_size=8, remove_columns=list(first))
+    rows = source.map(mapper, batched=True, batch_size=8, remove_columns=list(first))
+    # Types given to `map` would mean that its rows are decoded already; a cast decodes them when they are read.
+    return rows.cast(mapper.features)
+
+
+def _types_of(source: Dataset | IterableDataset) -> Features:
+    """The types of a data set's columns; a stream of JSON has none, so its first rows are looked at."""
+    from datasets import Dataset
+
+    return source.features or Dataset.from_list(list(source.take(100))).features
 
 
 def _prepared_rows(card: DataCard, split: str, source: Dataset, num_rows: int | None) -> Dataset:
@@ -118,7 +129,6 @@ def _prepared_rows(card: DataCard, split: str, source: Dataset, num_rows: int | 
     if num_rows is not None:
         source = source.select(range(min(num_rows, len(source))))
     skip = card.on_error == "skip"
-    # Whether a picture is whole can only be known by decoding it, which is done here only if rows may be skipped.
     mapper = RowMapper(card, columns=source.column_names, features=source.features, verify=skip)
     rows = source.map(
         mapper,
@@ -136,7 +146,7 @@ def _prepared_rows(card: DataCard, split: str, source: Dataset, num_rows: int | 
         )  # fmt: skip
     if len(rows) == 0:
         raise DataError(f"data card '{card.name}': all {len(source)} rows of the split '{split}' were skipped")
-    return rows.with_transform(decode_rows)
+    return rows
 
 
 @dataclass
@@ -288,19 +298,18 @@ def export_rows(
 
 def _read_rows(
     card: DataCard, split: str, num_rows: int | None, options: Mapping[str, Any], decode: bool
-) -> tuple[Features | None, Iterator[tuple[list[str], Row | DataError]]]:
+) -> tuple[Features, Iterator[tuple[list[str], Row | DataError]]]:
     """The rows' types, and rows one by one with the data's columns; in place of a wrong row, what is wrong with it."""
     if card.builtin:
         rows = load_rows(card, split, num_rows=num_rows, **options)
         return rows.features, ((list(row), row) for row in rows)
     card = card.with_options(options)
-    # A stream of JSON does not know its types before its end.
-    source = open_source(card, split, streaming=card.format != "json")
+    source = open_source(card, split, streaming=True)
     first = next(iter(source), None)
     if first is None:
-        return None, iter(())
+        return row_features(), iter(())
     columns = list(first)
-    mapper = RowMapper(card, columns=columns, features=source.features, decode=decode, verify=not decode)
+    mapper = RowMapper(card, columns=columns, features=_types_of(source), decode=decode, verify=not decode)
 
     def rows_of_source() -> Iterator[tuple[list[str], Row | DataError]]:
         examples = iter(source if num_rows is None else source.take(num_rows))
@@ -317,7 +326,7 @@ def _read_rows(
             except DataError as error:
                 yield columns, error
 
-    return mapper.features if source.features is not None else None, rows_of_source()
+    return mapper.features, rows_of_source()
 
 
 def _rows_to_export(rows: Iterator[tuple[list[str], Row | DataError]], skip: bool) -> Iterator[Row]:
@@ -330,7 +339,7 @@ def _rows_to_export(rows: Iterator[tuple[list[str], Row | DataError]], skip: boo
             yield row
 
 
-def _write_parquet(rows: Iterator[Row], features: Features | None, path: str | os.PathLike) -> int:
+def _write_parquet(rows: Iterator[Row], features: Features, path: str | os.PathLike) -> int:
     import pyarrow.parquet as parquet
     from datasets import Dataset, Features, List
     from datasets import Image as ImageFeature
@@ -343,7 +352,6 @@ def _write_parquet(rows: Iterator[Row], features: Features | None, path: str | o
                 for row in chunk
             ]
             if writer is None:
-                features = features or Dataset.from_list(encoded).features
                 features = Features({**features, "images": List(ImageFeature())})
                 writer = parquet.ParquetWriter(file, features.arrow_schema)
             writer.write_table(Dataset.from_list(encoded, features=features).with_format("arrow")[:])

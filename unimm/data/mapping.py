@@ -7,12 +7,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from .. import __version__
 from ..errors import DataError, ImageError, nearest
 from .cards import TASKS, DataCard
 from .images import decode_image
+from .pictures import picture_name, read_encoded
 from .rows import (
     ROW_FIELDS,
     Row,
@@ -108,12 +107,12 @@ class RowMapper:
         """
         try:
             row = self._build(example)
-            if self.decode or self.verify:
-                decoded = [
-                    _decoded(image, f"images[{n}] of row {row['id']!r}") for n, image in enumerate(row["images"])
-                ]
-                if self.decode:
-                    row["images"] = decoded
+            for number, image in enumerate(row["images"]):
+                if image["bytes"]:
+                    image["path"] = f"{row['id']}/{number}"
+                if self.decode or self.verify:
+                    decoded = decode_image(read_encoded(image), name=picture_name(image))
+                    row["images"][number] = decoded if self.decode else image
         except (DataError, ImageError) as error:
             raise DataError(f"data card '{self.card.name}': {error}") from error
         return row
@@ -219,45 +218,6 @@ class RowMapper:
 
     def _place(self, role: str) -> str:
         return f"column '{self.columns[role]}' (the {role})"
-
-
-def decode_rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Decodes the pictures of rows; the transform of prepared data sets.
-
-    Raises:
-        DataError: a picture that does not decode; names the row.
-    """
-    if "images" not in batch:
-        return batch
-    names = batch.get("id") or [None] * len(batch["images"])
-    decoded = []
-    for row_id, images in zip(names, batch["images"], strict=True):
-        try:
-            decoded.append([_decoded(image, f"images[{n}] of row {row_id!r}") for n, image in enumerate(images)])
-        except ImageError as error:
-            raise DataError(str(error)) from error
-    return {**batch, "images": decoded}
-
-
-def read_encoded(image: Mapping[str, Any], name: str | None = None) -> bytes:
-    """The bytes of an encoded picture, `{"bytes", "path"}`, from memory, a local file or an address.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    if image.get("bytes"):
-        return image["bytes"]
-    import fsspec
-
-    try:
-        with fsspec.open(image["path"], "rb") as file:
-            return file.read()
-    except Exception as error:  # each kind of storage has errors of its own
-        raise ImageError(f"{name or 'the picture'} cannot be read from '{image['path']}': {error}") from error
-
-
-def _decoded(image: Any, name: str) -> Image.Image:
-    return decode_image(read_encoded(image, name) if isinstance(image, Mapping) else image, name=name)
 
 
 def _columns_of_roles(card: DataCard, columns: Sequence[str]) -> dict[str, str]:

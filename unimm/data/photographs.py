@@ -85,8 +85,6 @@ def photographs_dataset(
     """
     from datasets import Dataset, Features, Value
 
-    from .digits import _decoded
-
     if split not in SPLITS:
         raise ConfigError(f"the photographs have no split {split!r}{nearest(split, SPLITS)}")
     if num_rows < 1:
@@ -103,7 +101,8 @@ def photographs_dataset(
         row = image_row(image, row_id=f"photographs-{split}-{seed}-{index}", source="photographs")
         rows.append({**row, "photograph": name})
     features = Features({**row_features(), "photograph": Value("string")})
-    return _decoded(Dataset.from_list(rows, features=features), streaming)
+    dataset = Dataset.from_list(rows, features=features)
+    return dataset.to_iterable_dataset() if streaming else dataset
 
 
 def _crop(photograph: Image.Image, resolution: int, draws: np.random.Generator) -> Image.Image:

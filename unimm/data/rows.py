@@ -144,19 +144,20 @@ def validate_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def row_features(label: Any = None, preference: bool = False) -> Features:
-    """The column types of rows with encoded pictures, for `datasets`.
+    """The column types of rows for `datasets`, which stores encoded pictures and decodes them when they are read.
 
     Args:
         label: type of the column `label` (`Value`, `ClassLabel`); None for none.
         preference: with columns `chosen` and `rejected`.
     """
     from datasets import Features, List, Value
-    from datasets import Image as ImageFeature
+
+    from .pictures import PictureFeature
 
     content = {"type": Value("string"), "text": Value("string")}
     types: dict[str, Any] = {
         "id": Value("string"),
-        "images": List(ImageFeature(decode=False)),
+        "images": List(PictureFeature()),
         "messages": List({"role": Value("string"), "content": List(content)}),
     }
     if label is not None:
@@ -239,14 +240,15 @@ def _check_preference(name: str, row: Mapping[str, Any]) -> int:
         _refuse(name, missing, None, f"a value, since '{given}' has one")
     if chosen is None:
         return 0
-    if _is_whole(chosen) and _is_whole(rejected):
-        for field, value in (("chosen", chosen), ("rejected", rejected)):
+    both: tuple[tuple[str, Any], ...] = (("chosen", chosen), ("rejected", rejected))
+    if all(_is_whole(value) for _, value in both):
+        for field, value in both:
             if not 0 <= value < len(row["images"]):
                 _refuse(name, field, value, f"the number of one of the row's {len(row['images'])} pictures")
         if chosen == rejected:
             _refuse(name, "rejected", rejected, "another picture than the chosen one")
         return 2
-    for field, value in (("chosen", chosen), ("rejected", rejected)):
+    for field, value in both:
         if isinstance(value, str) or not isinstance(value, Sequence) or not value:
             _refuse(name, field, value, "the number of a picture, or a list of messages, in both fields alike")
     return _check_messages(name, "chosen", chosen) + _check_messages(name, "rejected", rejected)

@@ -57,8 +57,19 @@ def override_config(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> P
         return config
     fields = config.to_dict()
     _merge(fields, overrides, type(config).__name__)
-    fields.pop("transformers_version", None)
-    return type(config)(**{key: value for key, value in fields.items() if key != "model_type"})
+    return replace_fields(config, **fields)
+
+
+def replace_fields(config: PreTrainedConfig, **fields: Any) -> PreTrainedConfig:
+    """A copy of a config with whole fields replaced, nested parts too.
+
+    Raises:
+        ConfigError: a field that does not exist, or parts that no longer fit.
+    """
+    merged = config.to_dict() | fields
+    return type(config)(
+        **{key: value for key, value in merged.items() if key not in ("model_type", "transformers_version")}
+    )
 
 
 def _merge(fields: dict[str, Any], overrides: Mapping[str, Any], where: str) -> None:
@@ -85,17 +96,17 @@ def build_model(section: Mapping[str, Any], tokenizer_path: str | None = None) -
     Raises:
         ConfigError: as `build_config`.
     """
-    if "path" in section and not section.get("overrides") and tokenizer_path is None:
+    tokenizer = None if tokenizer_path is None else AutoModel.from_pretrained(tokenizer_path)
+    config = build_config(section)
+    if tokenizer is None and "path" in section and not section.get("overrides"):
         return AutoModel.from_pretrained(section["path"])
-    if tokenizer_path is None:
-        return AutoModel.from_config(build_config(section))
-    tokenizer = AutoModel.from_pretrained(tokenizer_path)
-    section = dict(section)
-    own = tokenizer.config.to_dict()
-    if "config" in section:
-        section["config"] = {**section["config"], "tokenizer_config": own}
-    else:
-        section["overrides"] = {**(section.get("overrides") or {}), "tokenizer_config": own}
-    model = AutoModel.from_config(build_config(section))
-    model.tokenizer.load_state_dict(tokenizer.state_dict())
+    if tokenizer is not None:
+        config = replace_fields(config, tokenizer_config=tokenizer.config.to_dict())
+    model = (
+        AutoModel.from_pretrained(section["path"], config=config)
+        if "path" in section
+        else AutoModel.from_config(config)
+    )
+    if tokenizer is not None:
+        model.tokenizer.load_state_dict(tokenizer.state_dict())
     return model

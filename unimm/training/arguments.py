@@ -27,6 +27,7 @@ class UniMMTrainingArguments(TrainingArguments):
     """
 
     output_dir: str | None = None
+    data_seed: int | None = None
     resume: bool = field(default=True, metadata={"help": "Resume from the newest complete checkpoint."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
     tensorboard: bool = field(default=True, metadata={"help": "Write TensorBoard events."})

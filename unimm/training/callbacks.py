@@ -68,7 +68,15 @@ class MetricsCallback(CheckpointedCallback):
         values = {name: value for name, value in (logs or {}).items() if name not in _MEANINGLESS}
         check_finite(values, state.global_step)
         if state.is_world_process_zero:
-            self.log.append({"step": state.global_step, **values, "seconds": round(self._seconds(), 3)})
+            self.write(values, state.global_step)
+
+    def write(self, values: Mapping[str, Any], step: int) -> None:
+        """Adds a line.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self.log.append({"step": step, **values, "seconds": round(self._seconds(), 3)})
 
     def save_checkpoint(self, folder: Path) -> None:
         self.log.sync()
@@ -130,7 +138,7 @@ class TensorBoardCallback(TrainerCallback):
             return
         for name, value in values.items():
             if isinstance(value, int | float) and name not in _MEANINGLESS:
-                self.writer.add_scalar(_tag(name), value, step)
+                self.writer.add_scalar(f"eval/{name[5:]}" if name.startswith("eval_") else f"train/{name}", value, step)
 
     def close(self) -> None:
         """Brings the events to the disk."""

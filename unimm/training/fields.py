@@ -8,7 +8,6 @@ import math
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -27,7 +26,7 @@ class RecipeLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen and key != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
             seen.add(key)
@@ -94,6 +93,8 @@ def set_dotted(values: dict[str, Any], name: str, value: Any) -> None:
     *path, last = name.split(".")
     target: Any = values
     for depth, key in enumerate(path):
+        if isinstance(target, list) and len(target) == 1 and not key.isdigit():
+            target = target[0]
         if isinstance(target, list):
             target = target[_index(target, key, name)]
             continue
@@ -104,6 +105,8 @@ def set_dotted(values: dict[str, Any], name: str, value: Any) -> None:
             raise RecipeError(
                 f"command line: --{name} steps into '{'.'.join(path[: depth + 1])}', whose value is {_short(target)}"
             )
+    if isinstance(target, list) and len(target) == 1 and not last.isdigit():
+        target = target[0]
     if isinstance(target, list):
         target[_index(target, last, name)] = value
     else:
@@ -121,7 +124,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def build(cls: type[T], values: Mapping[str, Any], origin: Origin, name: str = "") -> T:
+def build(cls: Callable[..., T], values: Mapping[str, Any], origin: Origin, name: str = "") -> T:
     """A dataclass from a mapping, with every field checked against its annotation.
 
     Args:
@@ -151,8 +154,7 @@ def build(cls: type[T], values: Mapping[str, Any], origin: Origin, name: str = "
     return cls(**converted)
 
 
-@lru_cache
-def field_types(cls: type) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """The fields of a dataclass that may be given, with their types."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
@@ -194,8 +196,11 @@ def convert(value: Any, expected: Any, origin: Origin, name: str) -> Any:
             hint = nearest(value, [str(one.value) for one in expected])
             raise RecipeError(f"{origin(name)}: {name} has no choice '{value}'{hint}")
     elif container in (list, tuple, Sequence):
+        (item, *_) = get_args(expected) or (Any,)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(item):
+            # A single entry need not be written as a list.
+            return [convert(value, item, origin, name)]
         if isinstance(value, list | tuple):
-            (item, *_) = get_args(expected) or (Any,)
             return container_of(expected)(
                 convert(one, item, origin, f"{name}.{index}") for index, one in enumerate(value)
             )
@@ -224,13 +229,9 @@ def container_of(expected: Any) -> type:
 
 
 def plain(value: Any) -> Any:
-    """A value as YAML can hold it: dataclasses without their defaults, enums by value, tuples as lists."""
+    """A value as YAML can hold it: dataclasses as mappings, enums by value, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-            if getattr(value, field.name) != _default_of(field)
-        }
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -238,10 +239,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
     return value
-
-
-def _default_of(field: dataclasses.Field) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _convert_to_any_of(value: Any, choices: tuple[Any, ...], origin: Origin, name: str) -> Any:

@@ -18,12 +18,30 @@ _MODEL_KEYS = ("path", "system", "preset", "overrides", "config")
 _FLAGS = ("dry_run", "tiny", "overwrite")
 # What may change between two starts of one run, because no result depends on it.
 FREE_FIELDS = frozenset(
-    f"training.{name}"
-    for name in (
-        "output_dir resume disable_tqdm save_total_limit tensorboard log_level log_level_replica dataloader_pin_memory "
-        "push_to_hub hub_model_id hub_token hub_strategy hub_private_repo hub_always_push hub_revision run_name"
-    ).split()
-) | {f"card.{name}" for name in ("title", "license", "tags", "datasets", "description")}
+    {
+        "training.output_dir",
+        "training.resume",
+        "training.save_total_limit",
+        "training.tensorboard",
+        "training.disable_tqdm",
+        "training.log_level",
+        "training.log_level_replica",
+        "training.dataloader_pin_memory",
+        "training.run_name",
+        "training.push_to_hub",
+        "training.hub_model_id",
+        "training.hub_token",
+        "training.hub_strategy",
+        "training.hub_private_repo",
+        "training.hub_always_push",
+        "training.hub_revision",
+        "card.title",
+        "card.license",
+        "card.tags",
+        "card.datasets",
+        "card.description",
+    }
+)
 
 
 @dataclass(kw_only=True)
@@ -62,15 +80,12 @@ class EvaluationSection:
         options: of the benchmark's data set.
     """
 
-    data: list[DataSection] | DataSection = field(default_factory=list)
+    data: list[DataSection] = field(default_factory=list)
     benchmark: str | None = None
     num: int = 1000
     seed: int = 0
     sampling: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.data = _as_list(self.data)
 
 
 @dataclass(kw_only=True)
@@ -166,7 +181,7 @@ class Recipe:
     arguments_class: ClassVar[type]
 
     model: dict[str, Any]
-    data: list[DataSection] | DataSection
+    data: list[DataSection]
     training: dict[str, Any]
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     samples: SamplesSection = field(default_factory=SamplesSection)
@@ -177,7 +192,6 @@ class Recipe:
     source: str = field(default="the recipe", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self.data = _as_list(self.data)
         if not self.data:
             raise RecipeError("data needs at least one entry, such as {card: shapes}")
         if any(section.weight <= 0 for section in self.data):
@@ -235,7 +249,7 @@ class Recipe:
         for name, value in dotted.items():
             fields.set_dotted(merged, _place_model_name(name, merged), value)
         recipe = fields.build(cls, merged, origin)
-        recipe = dataclasses.replace(recipe, **flags)
+        recipe.dry_run, recipe.overwrite = flags.get("dry_run", False), flags.get("overwrite", False)
         recipe.source = source
         types = fields.field_types(cls.arguments_class)
         for key in recipe.training:
@@ -397,10 +411,6 @@ class SftRecipe(PretrainRecipe):
 
 
 RECIPES: dict[str, type[Recipe]] = {one.stage: one for one in (TokenizerRecipe, PretrainRecipe, SftRecipe)}
-
-
-def _as_list(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _flag(name: str, value: Any) -> bool:

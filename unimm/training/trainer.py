@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..errors import CheckpointError, RecipeError
 from .arguments import UniMMTrainingArguments
+from .averages import RunningMeans
 from .callbacks import AverageCallback, CheckpointedCallback, MetricsCallback, TensorBoardCallback
 from .checkpoints import CheckpointStore, is_complete
 from .outputs import RunFolder
@@ -211,9 +212,8 @@ class UniMMTrainer(ResumableTrainer):
         self.average = AverageCallback(args.ema_decay) if args.ema_decay is not None else None
         if self.average is not None:
             own.append(self.average)
-        self._terms: dict[str, torch.Tensor] = {}
-        self._num_terms = 0
         super().__init__(model=model, args=args, callbacks=[*own, *(callbacks or [])], **kwargs)
+        self.means = RunningMeans(self.accelerator)
         if self.average is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise RecipeError("ema_decay needs whole weights in every process: leave it out under FSDP and DeepSpeed")
 
@@ -226,25 +226,20 @@ class UniMMTrainer(ResumableTrainer):
         if model.training and isinstance(outputs, dict):
             for name, value in outputs.items():
                 if name.endswith("_loss") and isinstance(value, torch.Tensor) and value.numel() == 1:
-                    self._terms[name] = self._terms.get(name, 0) + value.detach().float()
-            self._num_terms += 1
+                    self.means.add(name, value)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._num_terms:
-            for name, total in self._terms.items():
-                logs[name] = self.accelerator.reduce(total / self._num_terms, "mean").item()
-            self._terms, self._num_terms = {}, 0
+        if "loss" in logs:
+            logs |= self.means.take()
         super().log(logs, start_time)
 
     def progress(self) -> dict[str, Any]:
-        terms = {name: total.item() for name, total in self._terms.items()}
-        return super().progress() | {"terms": terms, "num_terms": self._num_terms}
+        return super().progress() | {"means": self.means.state()}
 
     def restore_progress(self, progress: dict[str, Any]) -> None:
         super().restore_progress(progress)
-        self._terms = {name: torch.tensor(total, device=self.args.device) for name, total in progress["terms"].items()}
-        self._num_terms = progress["num_terms"]
+        self.means.load(progress["means"])
 
 
 class _RestoreCallback(TrainerCallback):
