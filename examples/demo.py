@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -44,12 +45,14 @@ QUESTIONS = ("what colour is the circle?", "how many circles are there?", "is th
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--recipes", type=Path, default=ROOT / "recipes" / "demo", help="folder of the two recipes")
-    arguments.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of the results")
+    run(recipes=ROOT / "recipes" / "demo", out=Path("out/demo"), prompts=PROMPTS, questions=QUESTIONS)
+
+
+def run(recipes: Path, out: Path, prompts: Sequence[str], questions: Sequence[str]) -> None:
+    """Trains the two recipes of a folder, judges, reloads and draws; `--out` and `--tiny` come from the command line."""
+    arguments = argparse.ArgumentParser(description="Trains, judges, saves and reloads a unified model.")
+    arguments.add_argument("--out", type=Path, default=out, help=f"folder of the results ({out})")
     arguments.add_argument("--tiny", action="store_true", help="two steps at toy sizes, to see that all parts run")
-    arguments.add_argument("--prompts", nargs="*", default=list(PROMPTS), help="what the gallery shows")
-    arguments.add_argument("--questions", nargs="*", default=list(QUESTIONS), help="what is asked of the first picture")
     chosen = arguments.parse_args()
     console, started = Console(), time.perf_counter()
     seconds: dict[str, float] = {}
@@ -60,19 +63,19 @@ def main() -> None:
         console.print(f"[bold]{name}[/]: {seconds[name]} s")
 
     start = time.perf_counter()
-    words = ["--config", str(chosen.recipes / "tokenizer.yaml"), "--output_dir", str(chosen.out / "tokenizer"), *flags]
+    words = ["--config", str(recipes / "tokenizer.yaml"), "--output_dir", str(chosen.out / "tokenizer"), *flags]
     tokenizer = run_tokenizer(TokenizerRecipe.parse(words))
     timed("tokenizer", start)
 
     start = time.perf_counter()
-    words = ["--config", str(chosen.recipes / "unified.yaml"), "--output_dir", str(chosen.out / "unified")]
+    words = ["--config", str(recipes / "unified.yaml"), "--output_dir", str(chosen.out / "unified")]
     words += ["--tokenizer", str(tokenizer.final), *flags]
     unified = run_sft(SftRecipe.parse(words))
     timed("unified model, trained and judged", start)
 
     start = time.perf_counter()
     sampling = SftRecipe.parse(words).evaluation.sampling
-    reload_in_new_process(unified.final, chosen.out, chosen.prompts, chosen.questions, sampling)
+    reload_in_new_process(unified.final, chosen.out, prompts, questions, sampling)
     timed("reloaded in a new process, gallery drawn", start)
 
     plot_curves(chosen.out)
@@ -87,15 +90,15 @@ def main() -> None:
 
 
 def reload_in_new_process(
-    model: Path, out: Path, prompts: list[str], questions: list[str], sampling: dict[str, float]
+    model: Path, out: Path, prompts: Sequence[str], questions: Sequence[str], sampling: dict[str, float]
 ) -> None:
     """Loads the saved folder with `from_pretrained` in a fresh interpreter, and draws and answers there."""
     request = {
         "model": str(model),
         "gallery": str(out / "gallery.png"),
         "answers": str(out / "answers.txt"),
-        "prompts": prompts,
-        "questions": questions,
+        "prompts": list(prompts),
+        "questions": list(questions),
         "sampling": sampling,
     }
     subprocess.run([sys.executable, str(Path(__file__).parent / "reload.py"), json.dumps(request)], check=True)

@@ -185,8 +185,11 @@ def verify(
     details: Annotated[bool, typer.Option(help="Also print the rows that are right.")] = True,
 ) -> None:
     """Compare systems with the numbers of their reference implementations; exits with 1 on a failure."""
+    from transformers.utils.logging import disable_progress_bar
+
     from .verification import find_cases, verify_case
 
+    disable_progress_bar()
     table = Table("system", "case", "tensor", "error", "tolerance", "ok", "note")
     failed, total = 0, 0
     worst: dict[tuple[str, str], float] = {}
@@ -291,7 +294,10 @@ def data_check(
     """Read rows of a data set and say what is wrong with them."""
     from .data.loading import check_card
 
-    console.print(check_card(card, split=split, num_rows=num_rows))
+    report = check_card(card, split=split, num_rows=num_rows)
+    console.print(report)
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @data_app.command(name="export")

@@ -19,6 +19,8 @@ class UniMMTrainingArguments(TrainingArguments):
     Args:
         resume: go on from the newest complete checkpoint of `output_dir`, where there is one.
         ema_decay: keep a moving average of the weights with this decay, saved beside them; None keeps none.
+        muon_learning_rate: train the matrices inside of the blocks with Muon at this rate, and the rest with AdamW at
+            `learning_rate`; None trains all with `optim`.
         tensorboard: write TensorBoard events (instead of `report_to`, whose events of a resumed run overlap).
         data_seed: order of the data; the seed where not given.
 
@@ -30,6 +32,7 @@ class UniMMTrainingArguments(TrainingArguments):
     data_seed: int | None = None
     resume: bool = field(default=True, metadata={"help": "Resume from the newest complete checkpoint."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
+    muon_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of Muon."})
     tensorboard: bool = field(default=True, metadata={"help": "Write TensorBoard events."})
 
     report_to: str | list[str] | None = "none"

@@ -19,6 +19,7 @@ from .arguments import UniMMTrainingArguments
 from .averages import RunningMeans
 from .callbacks import AverageCallback, CheckpointedCallback, MetricsCallback, TensorBoardCallback
 from .checkpoints import CheckpointStore, is_complete
+from .optimizers import MuonWithAdamW
 from .outputs import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -214,15 +215,30 @@ class UniMMTrainer(ResumableTrainer):
             own.append(self.average)
         super().__init__(model=model, args=args, callbacks=[*own, *(callbacks or [])], **kwargs)
         self.means = RunningMeans(self.accelerator)
+        if args.muon_learning_rate is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise RecipeError(
+                "muon_learning_rate needs whole matrices in every process: leave it out under FSDP and DeepSpeed"
+            )
         if self.average is not None and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise RecipeError("ema_decay needs whole weights in every process: leave it out under FSDP and DeepSpeed")
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.args.muon_learning_rate is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        self.optimizer = MuonWithAdamW(
+            self.model if model is None else model,
+            learning_rate=self.args.learning_rate,
+            muon_learning_rate=self.args.muon_learning_rate,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            weight_decay=self.args.weight_decay,
+        )
+        return self.optimizer
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if model.training and isinstance(outputs, dict):
             for name, value in outputs.items():
                 if name.endswith("_loss") and isinstance(value, torch.Tensor) and value.numel() == 1:

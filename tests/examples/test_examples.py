@@ -1,0 +1,80 @@
+"""Recipes, examples and the README, run as they stand at toy sizes."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoModelForMultimodalLM
+
+from unimm.training.recipes import RECIPES
+from unimm.training.stages import run_stage
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGE_RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "accelerate")
+
+
+def stage_of(path):
+    if "image_size" in yaml.safe_load(path.read_text()):
+        return "tokenizer"
+    return "sft" if "processor" in yaml.safe_load(path.read_text()) else "pretrain"
+
+
+@pytest.mark.parametrize("path", STAGE_RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_recipe_describes_itself_without_weights(path, tmp_path):
+    result = run_stage(stage_of(path), ["--config", str(path), "--output_dir", str(tmp_path / "out"), "--dry_run"])
+    assert result.description is not None
+    assert result.description.num_parameters > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_stage_has_a_recipe():
+    assert {stage_of(path) for path in STAGE_RECIPES} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", ["demo", "demo_digits"])
+def test_the_demo_trains_judges_saves_and_reloads_at_toy_size(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["demo", "--tiny", "--out", str(tmp_path)])
+    reloads = []
+
+    def reload_here(words, check):
+        assert check
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(words[1], run_name="__main__")
+        reloads.append(words)
+
+    # A start of the stack takes many seconds: the new process is this one. `make demo` starts a real one.
+    monkeypatch.setattr("subprocess.run", reload_here)
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
+    assert len(reloads) == 1
+    for part in ("gallery.png", "curves.png", "table.md", "answers.txt", "unified/final/README.md"):
+        assert (tmp_path / part).stat().st_size > 0
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["unified"]
+    assert all({"n", "right", "interval"} <= set(rate) for rate in record["unified"].values())
+    model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "unified" / "final")
+    assert model.layout.length == 64
+
+
+def test_the_readmes_python_runs(monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert "torch.Size([2, 3, 256, 256]) 10" in capsys.readouterr().out
+
+
+def test_the_readmes_commands_exist():
+    from unimm.cli import app, data_app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    known |= {"data"}
+    sub = {command.name for command in data_app.registered_commands}
+    for words in re.findall(r"unimm ([a-z]+)(?: ([a-z]+))?", (ROOT / "README.md").read_text()):
+        if words[0] in ("is",):
+            continue
+        assert words[0] in known, words
+        assert words[0] != "data" or words[1] in sub, words

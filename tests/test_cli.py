@@ -1,0 +1,148 @@
+"""The command line, run in-process; a user's mistake is one message and exit code 1."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from factories import build
+from safetensors.torch import load_file
+
+from unimm import cli
+from unimm.errors import UniMMError
+from unimm.models.building import replace_fields
+
+
+def run(monkeypatch, capsys, *words):
+    monkeypatch.setattr("sys.argv", ["unimm", *map(str, words)])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    return lambda *words: run(monkeypatch, capsys, *words)
+
+
+def test_verify_prints_a_row_per_number_and_succeeds(command, parity_cases):
+    code, out, _ = command("verify", parity_cases["llamagen/c2i"])
+    assert code == 0
+    assert "forward.logits" in out
+    assert "17 of 17 rows within tolerance" in out
+
+
+def test_verify_fails_on_numbers_that_do_not_agree(command, parity_cases, tmp_path):
+    case = tmp_path / "c2i"
+    shutil.copytree(parity_cases["llamagen/c2i"], case)
+    config = json.loads((case / "config.json").read_text())
+    config["constructor"]["norm_eps"] = 0.1
+    (case / "config.json").write_text(json.dumps(config))
+    code, out, _ = command("verify", case, "--no-details")
+    assert code == 1
+    assert "NO" in out
+
+
+def test_list_names_every_system_and_info_counts_a_preset(command):
+    code, out, _ = command("list")
+    assert code == 0
+    assert "llamagen" in out
+    assert "2404.02905" in out
+    code, out, _ = command("info", "var:d16")
+    assert code == 0
+    assert "302,219,520" in out
+
+
+def test_generate_draws_a_grid_of_classes(command, tmp_path):
+    build("raster").save_pretrained(tmp_path / "model")
+    grid = tmp_path / "grid.png"
+    words = ("--label", 1, "--label", 2, "--num_images", 2, "--guidance_scale", 2, "--top_k", 8, "--out", grid)
+    code, out, err = command("generate", tmp_path / "model", *words)
+    assert code == 0, err
+    assert "4 pictures" in out
+    assert grid.stat().st_size > 100
+
+
+def test_export_gives_the_released_names_back(command, parity_cases, tmp_path):
+    from unimm.conversion.checkpoints import convert
+    from unimm.systems import get_system
+
+    case = parity_cases["llamagen/c2i"]
+    system = get_system("llamagen")
+    config = system.config_from_reference(json.loads((case / "config.json").read_text())["constructor"])
+    convert(system, case / "weights.safetensors", tmp_path / "model", config=config)
+    code, _, err = command("export", "llamagen", tmp_path / "model", tmp_path / "back.safetensors")
+    assert code == 0, err
+    original, back = load_file(case / "weights.safetensors"), load_file(tmp_path / "back.safetensors")
+    assert all(torch.equal(back[name], original[name]) for name in back)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("convert", "vra", "x.pt", "out"), "did you mean 'var'"),
+        (("convert", "var", "missing.pt", "out"), "no checkpoint at 'missing.pt'"),
+        (("convert", "var", "missing.pt", "out", "--preset", "d17"), "no checkpoint"),
+        (("generate", "no_such_folder", "--label", "1"), "neither a folder here nor a Hub id"),
+        (("generate", ".", "--label", "1"), "no config.json"),
+        (("chat", ".", "what is it?"), "no config.json"),
+        (("verify", "no_such_folder"), "does not exist"),
+        (("info", "var:d17"), "did you mean"),
+        (("sft", "--config", "no_such_recipe.yaml"), "no_such_recipe.yaml"),
+        (("sft", "--nonsense", "3"), "nonsense"),
+        (("data", "check", "no_such_card"), "no_such_card"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_one(command, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(*words)
+    assert code == 1
+    assert "error:" in err
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_says_what_the_model_takes(command, tmp_path):
+    model = build("raster")
+    model.save_pretrained(tmp_path / "model")
+    code, _, err = command("generate", tmp_path / "model", "--prompt", "a circle")
+    assert code == 1
+    assert "UniMMForConditionalGeneration" in err
+    code, _, err = command("generate", tmp_path / "model")
+    assert code == 1
+    assert "either --prompt or --label" in err
+    code, _, err = command("generate", tmp_path / "model", "--label", "9")
+    assert code == 1
+    assert "[0, 5]" in err
+
+
+def test_a_generator_without_a_tokenizer_says_how_to_get_one(command, tmp_path):
+    from transformers import AutoModel
+
+    config = replace_fields(build("raster").config, tokenizer_config=None, token_layout=((2, 2),), codebook_size=8)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "model")
+    code, _, err = command("generate", tmp_path / "model", "--label", "1")
+    assert code == 1
+    assert "--tokenizer" in err
+
+
+def test_an_output_that_cannot_be_written_is_an_error_and_leaves_nothing(command, tmp_path):
+    build("raster").save_pretrained(tmp_path / "model")
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = command("generate", tmp_path / "model", "--label", "1", "--out", tmp_path / "file" / "grid.png")
+    assert code == 1
+    assert "cannot write" in err
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_every_error_of_the_package_is_caught_by_its_base_class():
+    from unimm import errors
+
+    own = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(own) > 8
+    assert all(issubclass(value, UniMMError) for value in own)
