@@ -363,19 +363,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--inside_checkpoint", type=int, default=5)
-    parser.add_argument("--trainer", choices=sorted(RUNS), default="transformers")
+    parser.add_argument("--trainer", choices=sorted(RUNS), nargs="+", default=sorted(RUNS))
     parser.add_argument("--max_steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    results = [report(trainer, arguments) for trainer in arguments.trainer]
+    sys.exit(0 if all(results) else 1)
+
+
+def report(trainer: str, arguments: argparse.Namespace) -> bool:
+    """Kills runs of one trainer, prints the table, and says whether the runs were equal."""
     records, result = kill_and_compare(
         arguments.kills,
         arguments.inside_checkpoint,
-        trainer=arguments.trainer,
+        trainer=trainer,
         max_steps=arguments.max_steps,
         seed=arguments.seed,
     )
-    table = Table("kill", "kind", "where", "newest checkpoint at its start", "left behind")
+    table = Table("kill", "kind", "where", "newest checkpoint at its start", "left behind", title=f"trainer: {trainer}")
     for index, record in enumerate(records, 1):
         table.add_row(
             str(index),
@@ -384,14 +390,14 @@ def main() -> None:
             f"step {record['resumed_from']}",
             " ".join(record["left_behind"]) or "nothing",
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
     console.print(
         f"{len(records)} kills ({sum(record['kind'] != 'random' for record in records)} inside a checkpoint write), "
         f"{arguments.max_steps} steps: lines of metrics {result['lines'][0]} undisturbed and {result['lines'][1]} killed, "
         f"{result['differing']} differ; {result['unequal']} of {result['tensors']} final tensors differ bit for bit"
     )
-    sys.exit(0 if result["equal"] else 1)
+    return bool(result["equal"])
 
 
 if __name__ == "__main__":

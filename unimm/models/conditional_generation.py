@@ -267,7 +267,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 if bool(where.any()):
                     raise LayoutError(f"the text has {int(where.sum())} picture placeholders but no {name} were given")
                 continue
-            parts = self.plan.embed_tokens(given) if name == "image_ids" else self.get_image_features(given)
+            parts = self.plan.embed_tokens(given, self.tokenizer) if name == "image_ids" else self.get_image_features(given)
             if int(where.sum()) != parts.shape[0] * parts.shape[1]:
                 raise LayoutError(
                     f"{parts.shape[0]} pictures of {parts.shape[1]} slots were given as {name}, but the text has "

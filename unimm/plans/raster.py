@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -24,14 +24,18 @@ class RasterPlanConfig(UniMMConfig):
     Args:
         coordinate_embedding: add a learned embedding of a token's row and one of its column, for backbones that know the
             order of the sequence only (language models).
+        code_projection: add a projection of the token's code, so that tokens with similar codes start alike.
         dropout: share of slot channels dropped in training.
     """
 
     model_type = "unimm_raster_plan"
     coordinate_embedding: bool = False
+    code_projection: bool = False
     dropout: float | int = 0.0
 
-    needs_tokenizer: ClassVar[bool] = False
+    @property
+    def needs_tokenizer(self) -> bool:
+        return self.code_projection
 
     @property
     def condition_form(self) -> str:
@@ -43,7 +47,7 @@ class RasterPlanConfig(UniMMConfig):
                 f"the raster plan predicts one grid or sequence, the tokenizer gives {layout.num_levels} levels "
                 f"({layout}): use the scale plan with it, or a tokenizer with a single level"
             )
-        return RasterPlan(self, hidden_size, layout, codebook_size)
+        return RasterPlan(self, hidden_size, layout, codebook_size, latent_channels)
 
 
 class RasterPlan(PredictionPlan):
@@ -52,8 +56,18 @@ class RasterPlan(PredictionPlan):
     With a prefix of `T` slots, the hidden state at slot `T - 1 + n` predicts token `n`.
     """
 
-    def __init__(self, config: RasterPlanConfig, hidden_size: int, layout: TokenLayout, codebook_size: int):
+    def __init__(
+        self,
+        config: RasterPlanConfig,
+        hidden_size: int,
+        layout: TokenLayout,
+        codebook_size: int,
+        latent_channels: int,
+    ):
         super().__init__()
+        self.code_projection = (
+            nn.Linear(latent_channels, hidden_size, bias=False) if config.code_projection else None
+        )
         self.layout = layout
         self.token_embedding = nn.Embedding(codebook_size, hidden_size)
         self.coordinate_embeddings = nn.ModuleList(
@@ -70,7 +84,7 @@ class RasterPlan(PredictionPlan):
     ) -> PlanInputs:
         ids, prefix = tokens.values, _prefix(condition)
         fed = ids if feed_every_token else ids[:, :-1]
-        embeddings = self.dropout(torch.cat([prefix, self.embed_tokens(fed).to(prefix.dtype)], dim=1))
+        embeddings = self.dropout(torch.cat([prefix, self.embed_tokens(fed, tokenizer).to(prefix.dtype)], dim=1))
         return PlanInputs(
             embeddings=embeddings,
             positions=self.positions(tokens.layout, condition, embeddings.shape[1]),
@@ -79,9 +93,14 @@ class RasterPlan(PredictionPlan):
             targets=ids,
         )
 
-    def embed_tokens(self, ids: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def embed_tokens(
+        self, ids: torch.Tensor, tokenizer: VisualTokenizer | None = None, first: int = 0
+    ) -> torch.Tensor:
         """Slots of the tokens `first, first + 1, …` of a picture: `(batch, tokens)` ids to `(batch, tokens, hidden)`."""
         slots = self.token_embedding(ids)
+        if self.code_projection is not None:
+            assert tokenizer is not None
+            slots = slots + self.code_projection(tokenizer.embed(ids).to(slots.dtype))
         if len(self.coordinate_embeddings):
             coordinates = self.layout.coordinates(ids.device)[first : first + ids.shape[1]]
             for axis, table in enumerate(self.coordinate_embeddings):
@@ -115,7 +134,7 @@ class RasterPlan(PredictionPlan):
         if step.index == 0:
             return _prefix(condition)
         last = step.tokens.start - 1
-        previous = self.embed_tokens(canvas.ids[:, last : last + 1], first=last)
+        previous = self.embed_tokens(canvas.ids[:, last : last + 1], tokenizer, first=last)
         return previous.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
 
 

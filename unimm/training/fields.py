@@ -60,7 +60,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def parse_words(words: Sequence[str]) -> dict[str, Any]:
     """Dotted names with their values, from command-line words.
 
-    `--a 1`, `--a=1`, `--a.b 2`, `--flag` (true) and `--list x y` are understood; values are read as YAML.
+    `--a 1`, `--a=1`, `--a.b 2`, `--flag` (true) and `--list x y` are understood, `-` inside of a name is `_`, and values
+    are read as YAML.
 
     Raises:
         RecipeError: a word that belongs to no field, or a field given twice.
@@ -72,6 +73,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
         if not word.startswith("--") or word == "--":
             raise RecipeError(f"command line: '{word}' belongs to no field; write --field value")
         name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
         position += 1
         values = [text] if equals else []
         while position < len(words) and not equals and not words[position].startswith("--"):

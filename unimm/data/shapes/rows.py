@@ -13,7 +13,7 @@ from .alterations import alter_scene
 from .degradations import REPAIRS, degrade
 from .edits import DEFAULT_EDIT_TYPES, check_edit_types, sample_edit
 from .language import describe
-from .questions import DEFAULT_QUESTION_TYPES, check_question_types, sample_question
+from .questions import DEFAULT_QUESTION_TYPES, ask, check_question_types, sample_question
 from .rendering import check_resolution, render, segment
 from .sampler import STREAMS, check_word_resolution, draw_scene, world_config
 from .sampling import SceneSampler, WorldConfig
@@ -33,7 +33,7 @@ LAYOUT_PALETTE = np.array(
 #: Options of single tasks, beside those of `WorldConfig`, with their defaults.
 TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "captions": {},
-    "questions": {"question_types": DEFAULT_QUESTION_TYPES},
+    "questions": {"question_types": DEFAULT_QUESTION_TYPES, "num_questions": 1},
     "edits": {"edit_types": DEFAULT_EDIT_TYPES},
     "preferences": {"altered_attribute": None},
     "subjects": {"num_views": 4},
@@ -62,7 +62,7 @@ class ShapesRows(Sequence[dict[str, Any]]):
     | task | images | messages | more |
     |---|---|---|---|
     | captions | picture | user: caption; assistant: picture | `caption`, `kind` |
-    | questions | picture | user: picture, question; assistant: answer | `label`, `question_type` |
+    | questions | picture | user: picture, question; assistant: answer; `num_questions` times | `label`, `question_type` (of the first) |
     | edits | before, after | user: before, instruction; assistant: after | `edit_type`, `scene_before` |
     | preferences | chosen, rejected | user: caption | `caption`, `chosen`, `rejected`, `altered` |
     | subjects | views | per view, user: naming caption; assistant: picture | `subject`, `captions` |
@@ -168,9 +168,11 @@ class ShapesRows(Sequence[dict[str, Any]]):
 
     def _questions_row(self, draws: Draws) -> dict[str, Any]:
         scene, question = sample_question(self._scenes, draws, self.options["question_types"])
+        further = [ask(scene, draws, self.options["question_types"]) for _ in range(self.options["num_questions"] - 1)]
+        more = [part for one in further for part in (message("user", one.text), message("assistant", one.answer))]
         return {
             "images": [self._render(scene)],
-            "messages": [message("user", None, question.text), message("assistant", question.answer)],
+            "messages": [message("user", None, question.text), message("assistant", question.answer), *more],
             "label": question.answer,
             "question_type": question.type,
             "scene": scene.to_dict(),
