@@ -76,9 +76,7 @@ def with_table(readme: str, generated: str) -> str:
     before, opening, rest = readme.partition(OPENING)
     _, closing, after = rest.partition(CLOSING)
     if not opening or not closing or OPENING in rest or CLOSING in after:
-        raise UniMMError(
-            f"README.md needs {OPENING} and, after it, {CLOSING}, once each: the table goes between them"
-        )
+        raise UniMMError(f"README.md needs {OPENING} and, after it, {CLOSING}, once each: the table goes between them")
     return f"{before}{OPENING}\n{generated}\n{CLOSING}{after}"
 
 
@@ -89,13 +87,7 @@ def verified(system: System, parity: Path) -> str:
         return "no numbers here"
     rows = [row for found, path in find_cases([folder]) for row in verify_case(found, path)]
     worst = max(row.error for row in rows)
-    error = (
-        "exact"
-        if worst == 0
-        else f"within 1e{math.ceil(math.log10(worst))}"
-        if math.isfinite(worst)
-        else "FAILS"
-    )
+    error = "exact" if worst == 0 else f"within 1e{math.ceil(math.log10(worst))}" if math.isfinite(worst) else "FAILS"
     return f"{sum(row.ok for row in rows)} of {len(rows)}, {error}"
 
 
@@ -108,9 +100,7 @@ def systems_page(parity: Path) -> str:
             [
                 paper_link(system),
                 verified(system, parity),
-                ", ".join(
-                    f"`{recipe.stem}`" for recipe in sorted((ROOT / "recipes" / system.name).glob("*.yaml"))
-                ),
+                ", ".join(f"`{recipe.stem}`" for recipe in sorted((ROOT / "recipes" / system.name).glob("*.yaml"))),
                 system.code_license,
                 system.weights_license,
             ]
@@ -140,9 +130,7 @@ def system_section(system: System) -> str:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--parity",
         type=Path,

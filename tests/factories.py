@@ -140,7 +140,9 @@ CONFIGS = {
         }
     ),
     "patch_discriminator": lambda: PatchDiscriminatorConfig(base_channels=8),
-    "style_discriminator": lambda: StyleDiscriminatorConfig(base_channels=4, max_channels=16, num_levels=2, group_size=2),
+    "style_discriminator": lambda: StyleDiscriminatorConfig(
+        base_channels=4, max_channels=16, num_levels=2, group_size=2
+    ),
 }
 GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "llm_raster")
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")

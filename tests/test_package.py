@@ -70,10 +70,7 @@ def test_every_package_that_unimm_imports_is_declared():
 
 def test_constraints_pin_every_requirement_within_its_range():
     lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
-    pins = {
-        canonicalize_name(name): version
-        for name, _, version in (line.partition("==") for line in lines if line)
-    }
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines if line)}
     outside = [
         f"{one} against the pin {pins.get(canonicalize_name(one.name))}"
         for one in requirements()
@@ -118,15 +115,12 @@ def test_the_wheel_holds_the_whole_package_with_its_data_and_nothing_else(wheel)
     ):
         for pattern in patterns:
             found = {
-                f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
-                for path in (ROOT / folder).rglob(pattern)
+                f"{inside}/{path.relative_to(ROOT / folder).as_posix()}" for path in (ROOT / folder).rglob(pattern)
             }
             assert found, f"no {pattern} in {folder}/"
             expected |= found
     assert expected <= names
-    assert {name.split("/")[0] for name in names if not re.match(r"unimm-[^/]+\.dist-info/", name)} == {
-        "unimm"
-    }
+    assert {name.split("/")[0] for name in names if not re.match(r"unimm-[^/]+\.dist-info/", name)} == {"unimm"}
 
 
 @pytest.mark.slow
@@ -157,9 +151,7 @@ def test_the_installed_wheel_imports_every_module_outside_of_the_tree(wheel, tmp
         "print(distribution.metadata['License-Expression'])\n"
         "print(*[one.value for one in distribution.entry_points if one.group == 'console_scripts'])\n"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines() == [f"{target}/unimm/__init__.py True", "Apache-2.0", "unimm.cli:main"]
     assert (target / "unimm" / "py.typed").is_file()

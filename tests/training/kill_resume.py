@@ -343,7 +343,9 @@ def kill_and_compare(
                 # The run was over before the kill came: the remaining kills hit another one.
                 num_missed += 1
                 if num_missed > kills or not compare(reference, folder)["equal"]:
-                    raise RuntimeError(f"{num_missed} runs ended before their kill ({record}):\n{log.read_text()[-4000:]}")
+                    raise RuntimeError(
+                        f"{num_missed} runs ended before their kill ({record}):\n{log.read_text()[-4000:]}"
+                    )
                 shutil.rmtree(folder)
                 continue
             kinds.pop()

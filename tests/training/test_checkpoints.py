@@ -76,7 +76,11 @@ def test_a_torn_checkpoint_is_ignored_and_removed(tmp_path, damage):
 
 
 @settings(deadline=None, max_examples=20)
-@given(point=st.sampled_from(["mark_complete", "sync_folder", "write_json"]), calls=st.integers(0, 3), step=st.integers(2, 9))
+@given(
+    point=st.sampled_from(["mark_complete", "sync_folder", "write_json"]),
+    calls=st.integers(0, 3),
+    step=st.integers(2, 9),
+)
 def test_a_kill_inside_a_write_leaves_the_old_or_the_new_checkpoint(tmp_path_factory, point, calls, step):
     folder = tmp_path_factory.mktemp("run")
     store = CheckpointStore(folder)

@@ -47,9 +47,7 @@ def test_streams_and_prepared_entries_do_not_mix():
 
 def test_a_stream_starts_over_in_another_order():
     rows = EndlessRows(numbers(20))
-    first, second = (
-        [row["number"] for row in islice(rows, start, start + 20)] for start in (0, 20)
-    )
+    first, second = ([row["number"] for row in islice(rows, start, start + 20)] for start in (0, 20))
     assert sorted(first) == sorted(second) == list(range(20))
     assert first != second
     assert [row["number"] for row in islice(rows, 40)] == first + second

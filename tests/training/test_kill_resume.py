@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from training.kill_resume import compare
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the driver forks its runs")
 
@@ -35,3 +36,29 @@ def test_a_killed_run_ends_as_an_undisturbed_one():
 def test_twenty_kills_change_nothing():
     printed = drive("--kills", "20", "--inside_checkpoint", "5", "--max_steps", "300")
     assert printed.count("20 kills (5 inside a checkpoint write)") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["transformers", "tokenizer"])
+def test_two_processes_that_end_together_resume_together(trainer, tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "0",
+        str(script),
+        trainer,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    for folder, step, status in (("undisturbed", -1, 0), ("resumed", 9, 1), ("resumed", -1, 0)):
+        finished = subprocess.run(
+            [*command, str(tmp_path / folder), str(step)], env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert finished.returncode == status, finished.stdout + finished.stderr
+    assert (tmp_path / "resumed" / "checkpoint-20" / "progress_1.json").is_file()
+    result = compare(tmp_path / "undisturbed", tmp_path / "resumed")
+    assert result["equal"], result

@@ -93,7 +93,16 @@ def test_a_model_given_as_config_takes_overrides_there(tokenizer):
 
 
 def test_a_recipe_can_stand_on_the_command_line_alone():
-    words = ["--model.path", "some/model", "--data.card", "shapes", "--output_dir", "out/run", "--processor.words", "shapes"]
+    words = [
+        "--model.path",
+        "some/model",
+        "--data.card",
+        "shapes",
+        "--output_dir",
+        "out/run",
+        "--processor.words",
+        "shapes",
+    ]
     recipe = SftRecipe.parse(words)
     assert recipe.model == {"path": "some/model"}
     assert recipe.data[0].card == "shapes"
@@ -115,7 +124,10 @@ def test_tiny_overrides_sizes_and_puts_stand_ins_for_data_and_tokenizer(pretrain
         (["--max_steps", "many"], r"command line: training.max_steps must be a whole number, given 'many' \(str\)"),
         (["--bf16", "1"], r"command line: training.bf16 must be true or false, given 1 \(int\)"),
         (["--lr_scheduler_type", "cosin"], r"no choice 'cosin' \(did you mean 'cosine'\?\)"),
-        (["--evaluation.benchmrk", "x"], r"command line: 'evaluation' has no field 'benchmrk' \(did you mean 'benchmark'\?\)"),
+        (
+            ["--evaluation.benchmrk", "x"],
+            r"command line: 'evaluation' has no field 'benchmrk' \(did you mean 'benchmark'\?\)",
+        ),
         (["--data.weight", "heavy"], r"data.weight must be a number"),
         (["--data.weight", "0"], r"every weight must be positive"),
         (["--data", "3"], r"data must be a list, given 3 \(int\)"),
@@ -137,10 +149,16 @@ def test_what_does_not_fit_on_the_command_line_is_refused(pretrain, words, messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("max_steps: 10", "max_step: 10"), r"pretrain.yaml: 'training' has no field 'max_step' \(did you mean 'max_steps'"),
+        (
+            ("max_steps: 10", "max_step: 10"),
+            r"pretrain.yaml: 'training' has no field 'max_step' \(did you mean 'max_steps'",
+        ),
         (("max_steps: 10", "max_steps: ten"), r"pretrain.yaml: training.max_steps must be a whole number, given 'ten'"),
         (("max_steps: 10", "max_steps: 10\n  max_steps: 11"), r"'max_steps' is given twice"),
-        (("tokenizer:", "tokeniser:"), r"pretrain.yaml: a recipe has no field 'tokeniser' \(did you mean 'tokenizer'\?\)"),
+        (
+            ("tokenizer:", "tokeniser:"),
+            r"pretrain.yaml: a recipe has no field 'tokeniser' \(did you mean 'tokenizer'\?\)",
+        ),
         (("{card: shapes,", "{split: test,"), r"pretrain.yaml: data needs the field 'card'"),
         (("tiny:", "dry_run: true\ntiny:"), r"'dry_run' is given on the command line"),
         (("output_dir: out/run", ""), r"pretrain.yaml: training needs the field 'output_dir'"),
@@ -157,7 +175,10 @@ def test_what_does_not_fit_in_a_file_is_refused_with_its_name(tmp_path, change, 
 @pytest.mark.parametrize(
     ("tiny", "message"),
     [
-        ("training: {learning_rate: 0.1}", r"tiny.training.learning_rate is 0.1, but the tiny section overrides sizes only"),
+        (
+            "training: {learning_rate: 0.1}",
+            r"tiny.training.learning_rate is 0.1, but the tiny section overrides sizes only",
+        ),
         ("model: {backbone_config: {block: llama}}", "overrides sizes only"),
         ("modle: {}", r"no field 'modle'"),
     ],
@@ -210,9 +231,13 @@ words = st.text("abcdefg_", min_size=1, max_size=6).filter(lambda text: text[0] 
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.dictionaries(words, st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False))))
+@given(
+    st.dictionaries(words, st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False)))
+)
 def test_values_survive_the_command_line(values):
-    given_words = [word for name, value in values.items() for word in (f"--{name}", yaml.safe_dump(value).split("\n")[0])]
+    given_words = [
+        word for name, value in values.items() for word in (f"--{name}", yaml.safe_dump(value).split("\n")[0])
+    ]
     assert parse_words(given_words) == values
 
 

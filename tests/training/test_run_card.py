@@ -67,7 +67,10 @@ def test_a_rate_without_its_number_and_interval_is_refused():
 
 def test_a_card_is_written_whole_or_not_at_all(tmp_path):
     model = build("raster")
-    with mock.patch.object(files.os, "replace", side_effect=OSError(28, "No space left on device")), pytest.raises(OutputError):
+    with (
+        mock.patch.object(files.os, "replace", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(OutputError),
+    ):
         write_run_card(tmp_path, model, RECIPE, stage="pretrain")
     assert not list(tmp_path.iterdir())
 

@@ -193,13 +193,37 @@ def test_a_dry_run_describes_and_writes_nothing(stage, values, tokens, tmp_path,
 @pytest.mark.parametrize(
     ("run", "recipe", "given", "error", "message"),
     [
-        (run_sft, SftRecipe, {"tokenizer": "out/nowhere/final"}, RecipeError, "there is no tokenizer at 'out/nowhere/final'"),
+        (
+            run_sft,
+            SftRecipe,
+            {"tokenizer": "out/nowhere/final"},
+            RecipeError,
+            "there is no tokenizer at 'out/nowhere/final'",
+        ),
         (run_sft, SftRecipe, {}, RecipeError, "a conditional model needs a visual tokenizer"),
-        (run_sft, SftRecipe, {"processor.words": "shape"}, RecipeError, r"no built-in vocabulary \(did you mean 'shapes'"),
+        (
+            run_sft,
+            SftRecipe,
+            {"processor.words": "shape"},
+            RecipeError,
+            r"no built-in vocabulary \(did you mean 'shapes'",
+        ),
         (run_pretrain, PretrainRecipe, {"samples.prompts": ["a"]}, RecipeError, "draws from class labels"),
         (run_pretrain, PretrainRecipe, {"evaluation.benchmark": "shapes"}, RecipeError, "which `unimm sft` trains"),
-        (run_pretrain, PretrainRecipe, {"evaluation.data.card": "digits"}, RecipeError, "evaluation.data is never read"),
-        (run_pretrain, PretrainRecipe, {"model.backbone_config.hiden_size": 3}, ConfigError, "did you mean 'hidden_size'"),
+        (
+            run_pretrain,
+            PretrainRecipe,
+            {"evaluation.data.card": "digits"},
+            RecipeError,
+            "evaluation.data is never read",
+        ),
+        (
+            run_pretrain,
+            PretrainRecipe,
+            {"model.backbone_config.hiden_size": 3},
+            ConfigError,
+            "did you mean 'hidden_size'",
+        ),
     ],
 )
 def test_what_a_stage_cannot_do_is_refused(tmp_path, run, recipe, given, error, message):
@@ -213,6 +237,20 @@ def test_a_file_in_the_way_of_the_run_is_an_output_error(tmp_path):
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(OutputError, match="cannot write"):
         run_pretrain(PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path / "run")}))
+
+
+def test_a_dry_run_knows_the_tokenizer_that_the_recipe_beside_it_would_train(tmp_path):
+    folder = str(tmp_path / "runs" / "tokenizer")
+    first = {**TOKENIZER, "training": {**TOKENIZER["training"], "output_dir": folder}}
+    (tmp_path / "tokenizer.yaml").write_text(yaml.safe_dump(first))
+    (tmp_path / "unified.yaml").write_text(yaml.safe_dump({**SFT, "tokenizer": f"{folder}/final"}))
+    words = ["--config", str(tmp_path / "unified.yaml"), "--output_dir", str(tmp_path / "run")]
+    described = run_stage("sft", [*words, "--dry_run"]).description
+    sizes = {part.name: part.num_parameters for part in described.parts}
+    tokenizer = run_stage("tokenizer", ["--config", str(tmp_path / "tokenizer.yaml"), "--dry_run"]).description
+    assert sizes["tokenizer"] == tokenizer.num_parameters
+    with pytest.raises(RecipeError, match=r"train it first with `unimm tokenizer --config .*tokenizer\.yaml`"):
+        run_stage("sft", words)
 
 
 def test_an_unknown_stage_is_refused():

@@ -40,7 +40,9 @@ class Stream(IterableDataset):
 
 
 def make(folder: Path, *, interrupt_at=-1, rows=None, loss=None, samples=0, **changes) -> TokenizerTrainer:
-    loss = LossSection(**{"adversarial_weight": 0.1, "adversarial_start_step": 6, "discriminator": PATCHES} | (loss or {}))
+    loss = LossSection(
+        **{"adversarial_weight": 0.1, "adversarial_start_step": 6, "discriminator": PATCHES} | (loss or {})
+    )
     trainer = InterruptedTrainer(
         tiny_tokenizer(),
         tiny_tokenizer_arguments(folder, **changes),
@@ -88,7 +90,9 @@ def test_the_discriminator_counts_from_its_start_step_on(tmp_path):
     trainer.train()
     lines = {line["step"]: line for line in metrics(tmp_path) if "loss" in line}
     assert [step for step, line in lines.items() if "discriminator_loss" in line] == [7, 8]
-    assert any(not torch.equal(one, other) for one, other in zip(weights, trainer.discriminator.parameters(), strict=True))
+    assert any(
+        not torch.equal(one, other) for one, other in zip(weights, trainer.discriminator.parameters(), strict=True)
+    )
     for line in lines.values():
         terms = [value for name, value in line.items() if name.endswith("_loss") and name != "discriminator_loss"]
         assert line["loss"] == pytest.approx(sum(terms), abs=1e-5)
@@ -148,7 +152,11 @@ def test_resume_false_does_not_touch_a_folder_with_checkpoints(tmp_path):
     [
         ({"rows": tiny_pictures(3)}, DataError, "3 rows do not fill one batch of 4"),
         ({"loss": {"perceptual_weight": 1.0}}, CheckpointError, "needs the VGG16 features"),
-        ({"loss": {"perceptual_weight": 1.0, "perceptual_features": "nowhere"}}, CheckpointError, "'nowhere' does not exist"),
+        (
+            {"loss": {"perceptual_weight": 1.0, "perceptual_features": "nowhere"}},
+            CheckpointError,
+            "'nowhere' does not exist",
+        ),
         ({"loss": {"discriminator": {"model_type": "patch"}}}, RecipeError, "must be one of unimm_patch_discriminator"),
         ({"loss": {"adversarial_weight": -1.0}}, RecipeError, "at least 0"),
         ({"max_steps": 0}, RecipeError, "max_steps must be 1 or more"),

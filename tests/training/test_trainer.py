@@ -64,7 +64,13 @@ def make(folder: Path, *, interrupt_at=None, model=None, rows=None, eval_rows=No
 def tiny_qwen() -> Qwen3ForCausalLM:
     """A model whose blocks hold linear layers."""
     torch.manual_seed(1)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 8,
+    }
     return Qwen3ForCausalLM(Qwen3Config(vocab_size=32, num_key_value_heads=1, attention_dropout=0.1, **sizes))
 
 
@@ -90,7 +96,12 @@ SETTINGS = {
         "eval_rows": tiny_rows(6),
         "max_steps": 26,
     },
-    "evaluating at the start": {"eval_on_start": True, "eval_strategy": "steps", "eval_steps": 5, "eval_rows": tiny_rows(6)},
+    "evaluating at the start": {
+        "eval_on_start": True,
+        "eval_strategy": "steps",
+        "eval_steps": 5,
+        "eval_rows": tiny_rows(6),
+    },
     "bfloat16": {"bf16": True},
     "a stream": {"rows": Stream()},
     "moving average": {"ema_decay": 0.9},

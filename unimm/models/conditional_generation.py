@@ -29,6 +29,7 @@ from ..generation.filters import token_filters
 from ..generation.guidance import GuidanceSchedule, as_schedule
 from ..generation.loop import generate_tokens
 from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..objectives import mixed_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
 from .image_generation import GenerateImageOutput, init_part_weights
 
@@ -267,7 +268,9 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 if bool(where.any()):
                     raise LayoutError(f"the text has {int(where.sum())} picture placeholders but no {name} were given")
                 continue
-            parts = self.plan.embed_tokens(given, self.tokenizer) if name == "image_ids" else self.get_image_features(given)
+            parts = (
+                self.plan.embed_tokens(given, self.tokenizer) if name == "image_ids" else self.get_image_features(given)
+            )
             if int(where.sum()) != parts.shape[0] * parts.shape[1]:
                 raise LayoutError(
                     f"{parts.shape[0]} pictures of {parts.shape[1]} slots were given as {name}, but the text has "
@@ -326,7 +329,19 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         hidden_states = outputs.last_hidden_state
         result = ConditionalOutput(cache=outputs.cache, last_hidden_state=hidden_states)
         if labels is not None:
-            result.text_loss, result.image_loss = self._losses(hidden_states, labels, input_ids, image_ids)
+            visual_ids = None
+            if image_ids is not None:
+                assert input_ids is not None
+                where = input_ids == self.config.visual_token_id
+                visual_ids = torch.zeros_like(input_ids).masked_scatter(where, image_ids)
+            result.text_loss, result.image_loss = mixed_likelihood(
+                hidden_states,
+                labels,
+                visual_ids,
+                self.config.visual_token_id,
+                self.get_output_embeddings(),
+                self.head,
+            )
             result.loss = (
                 float(self.config.text_loss_weight) * result.text_loss
                 + float(self.config.image_loss_weight) * result.image_loss
@@ -334,25 +349,6 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is None or not self.training:
             result.logits = self.get_output_embeddings()(hidden_states[:, -logits_to_keep:])
         return result
-
-    def _losses(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.Tensor,
-        input_ids: torch.Tensor | None,
-        image_ids: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        predicting, targets = hidden_states[:, :-1], labels[:, 1:]
-        is_visual = targets == self.config.visual_token_id
-        is_text = (targets != -100) & ~is_visual
-        logits = self.get_output_embeddings()(predicting[is_text])
-        text_loss = F.cross_entropy(logits.float(), targets[is_text], reduction="sum") / is_text.sum().clamp(min=1)
-        if image_ids is None:
-            return text_loss, text_loss.new_zeros(())
-        assert input_ids is not None
-        ids = torch.zeros_like(input_ids).masked_scatter(input_ids == self.config.visual_token_id, image_ids)
-        losses = self.head.loss(predicting[is_visual][None], ids[:, 1:][is_visual][None])
-        return text_loss, losses.sum() / is_visual.sum().clamp(min=1)
 
     def prepare_inputs_for_generation(
         self,

@@ -17,6 +17,7 @@ from ..generation.filters import SoftCodes, token_filters
 from ..generation.guidance import GuidanceSchedule, as_schedule
 from ..generation.loop import Inpainting, generate_tokens
 from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..objectives import token_likelihood
 from ..plans.base import Canvas, PlanStep
 from ..tokens import TokenLayout, VisualTokens, check_ids
 
@@ -261,9 +262,7 @@ class UniMMForImageGeneration(PreTrainedModel):
         )
         predicting = output.last_hidden_state[:, plan_inputs.predicting]
         losses = self.head.loss(predicting, plan_inputs.targets, condition.vector, plan_inputs.loss_weights)
-        weights = torch.ones(losses.shape[0], device=losses.device) if valid is None else valid.to(losses.dtype)
-        total = (losses.mean(1) * weights).sum()
-        loss = total / (weights.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        loss = token_likelihood(losses, valid, num_items_in_batch)
         return ImageGenerationOutput(
             loss=loss,
             logits=None if self.training else self.head.logits(predicting, condition.vector),

@@ -65,9 +65,7 @@ class RasterPlan(PredictionPlan):
         latent_channels: int,
     ):
         super().__init__()
-        self.code_projection = (
-            nn.Linear(latent_channels, hidden_size, bias=False) if config.code_projection else None
-        )
+        self.code_projection = nn.Linear(latent_channels, hidden_size, bias=False) if config.code_projection else None
         self.layout = layout
         self.token_embedding = nn.Embedding(codebook_size, hidden_size)
         self.coordinate_embeddings = nn.ModuleList(
@@ -93,9 +91,7 @@ class RasterPlan(PredictionPlan):
             targets=ids,
         )
 
-    def embed_tokens(
-        self, ids: torch.Tensor, tokenizer: VisualTokenizer | None = None, first: int = 0
-    ) -> torch.Tensor:
+    def embed_tokens(self, ids: torch.Tensor, tokenizer: VisualTokenizer | None = None, first: int = 0) -> torch.Tensor:
         """Slots of the tokens `first, first + 1, …` of a picture: `(batch, tokens)` ids to `(batch, tokens, hidden)`."""
         slots = self.token_embedding(ids)
         if self.code_projection is not None:

@@ -73,9 +73,7 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
                 "encoder and decoder need the same positive number of levels, given multipliers "
                 f"{multipliers[0]} and {multipliers[1]}"
             )
-        widths = [
-            self.base_channels * multiplier for multiplier in sorted({1, *multipliers[0], *multipliers[1]})
-        ]
+        widths = [self.base_channels * multiplier for multiplier in sorted({1, *multipliers[0], *multipliers[1]})]
         if any(width < 1 or width % self.num_norm_groups for width in widths):
             raise ConfigError(
                 f"num_norm_groups={self.num_norm_groups} does not divide all widths {widths}: choose a "
@@ -202,9 +200,7 @@ class ResidualBlock(GradientCheckpointingLayer):
         self.norm2 = group_norm(out_channels, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.shortcut = (
-            nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-        )
+        self.shortcut = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         hidden = self.conv1(F.silu(self.norm1(features)))
@@ -274,8 +270,7 @@ class ResolutionLevel(nn.Module):
     ):
         super().__init__()
         self.blocks = nn.ModuleList(
-            ResidualBlock(out_channels if index else in_channels, out_channels, config)
-            for index in range(num_blocks)
+            ResidualBlock(out_channels if index else in_channels, out_channels, config) for index in range(num_blocks)
         )
         self.attentions = nn.ModuleList(
             SpatialAttention(out_channels, config) for _ in range(num_blocks if attends else 0)
@@ -310,9 +305,7 @@ class ConvolutionalEncoder(nn.Module):
             width = config.base_channels * multiplier
             resample = nn.Identity() if is_last else Downsample(width)
             attends = config.attention and is_last
-            self.levels.append(
-                ResolutionLevel(channels, width, config.num_residual_blocks, attends, resample, config)
-            )
+            self.levels.append(ResolutionLevel(channels, width, config.num_residual_blocks, attends, resample, config))
             channels = width
         self.middle = middle_blocks(channels, config)
         self.norm_out = group_norm(channels, config)

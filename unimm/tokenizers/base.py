@@ -133,11 +133,7 @@ class VisualTokenizer(PreTrainedModel):
         Raises:
             LayoutError: another shape, or sides that are no multiples of the stride.
         """
-        if (
-            pixel_values.dim() != 4
-            or pixel_values.shape[1] != channels
-            or not pixel_values.is_floating_point()
-        ):
+        if pixel_values.dim() != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
             raise LayoutError(
                 f"pixel_values must be floating point of shape (batch, {channels}, height, width), given "
                 f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}"
@@ -147,9 +143,7 @@ class VisualTokenizer(PreTrainedModel):
     def _check_size(self, size: tuple[int, int] | None, latent_size: tuple[int, ...]) -> None:
         own = tuple(side * self.stride for side in latent_size)
         if size is not None and tuple(size) != own:
-            raise LayoutError(
-                f"these tokens decode to {own[0]}x{own[1]} pixels, asked for {size[0]}x{size[1]}"
-            )
+            raise LayoutError(f"these tokens decode to {own[0]}x{own[1]} pixels, asked for {size[0]}x{size[1]}")
 
 
 def sum_losses(losses: dict[str, torch.Tensor]) -> torch.Tensor:

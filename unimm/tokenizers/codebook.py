@@ -133,9 +133,7 @@ class Codebook(nn.Module):
             init.zeros_(self.recent_ids)
         if self.config.revive_after:
             # Idle for long enough already: the first batch revives all that it does not use.
-            init.constant_(
-                self.idle_steps, self.config.revive_after if self.config.initialize_from_data else 0
-            )
+            init.constant_(self.idle_steps, self.config.revive_after if self.config.initialize_from_data else 0)
         if self.config.ema_decay is not None:
             init.ones_(self.ema_counts)
             init.copy_(self.ema_sums, self.weight)
@@ -231,9 +229,7 @@ class Codebook(nn.Module):
         errors = (vectors - self.lookup(ids)).square().sum(-1)
         cumulative = (errors + 1e-3 * errors.mean() + 1e-12).cumsum(0)
         quantiles = (dead.cumsum(0) - 0.5) / dead.sum().clamp(min=1)
-        chosen = torch.searchsorted(cumulative, quantiles.clamp(min=0) * cumulative[-1]).clamp(
-            max=len(vectors) - 1
-        )
+        chosen = torch.searchsorted(cumulative, quantiles.clamp(min=0) * cumulative[-1]).clamp(max=len(vectors) - 1)
         candidates = vectors[chosen]
         if _is_distributed():
             dist.broadcast(candidates, 0)

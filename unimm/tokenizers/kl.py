@@ -109,19 +109,13 @@ class KLTokenizer(VisualTokenizer):
         height, width = grid_of(tokens, self)
         self._check_size(size, (height, width))
         if tokens.latents is None:
-            raise LayoutError(
-                "a KL tokenizer decodes latents, given ids: were they made with another tokenizer?"
-            )
+            raise LayoutError("a KL tokenizer decodes latents, given ids: were they made with another tokenizer?")
         settings = self.autoencoder.config
         latents = tokens.latents.to(self.dtype).transpose(1, 2).unflatten(-1, (height, width))
-        pixels = self.autoencoder.decode(
-            latents / settings.scaling_factor + (settings.shift_factor or 0.0)
-        ).sample
+        pixels = self.autoencoder.decode(latents / settings.scaling_factor + (settings.shift_factor or 0.0)).sample
         return pixels.clamp(-1, 1) if clamp else pixels
 
-    def forward(
-        self, pixel_values: torch.Tensor, generator: torch.Generator | None = None
-    ) -> TokenizerOutput:
+    def forward(self, pixel_values: torch.Tensor, generator: torch.Generator | None = None) -> TokenizerOutput:
         """Reconstruction and the loss terms `reconstruction` and `kl`, weighted as the config says.
 
         Args:
@@ -174,7 +168,5 @@ def _autoencoder_class() -> Any:
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
-        raise MissingDependencyError(
-            "KL tokenizers are diffusers' autoencoders: pip install diffusers"
-        ) from error
+        raise MissingDependencyError("KL tokenizers are diffusers' autoencoders: pip install diffusers") from error
     return AutoencoderKL

@@ -55,9 +55,7 @@ class MultiScaleVQTokenizerConfig(CodebookTokenizerConfig):
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         if self.unit_codes:
-            raise ConfigError(
-                "residuals have no fixed length: unit_codes does not fit a multi-scale tokenizer"
-            )
+            raise ConfigError("residuals have no fixed length: unit_codes does not fit a multi-scale tokenizer")
         if self.refinement_kernel_size % 2 == 0 or (self.num_refinements or 0) < 0:
             raise ConfigError(
                 "refinement_kernel_size must be odd and num_refinements at least 0, given "
@@ -100,9 +98,7 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         )
         self.post_init()
 
-    def layout_for(
-        self, height: int, width: int, levels: Sequence[int | tuple[int, int]] | None = None
-    ) -> TokenLayout:
+    def layout_for(self, height: int, width: int, levels: Sequence[int | tuple[int, int]] | None = None) -> TokenLayout:
         """The pyramid of a picture's tokens.
 
         Args:
@@ -210,9 +206,7 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         assert tokens.ids is not None
         layout = tokens.layout
         canvases = self.quantizer.running(tokens.ids, layout, layout.num_levels - 1)
-        resized = [
-            self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)
-        ]
+        resized = [self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)]
         return (
             torch.cat(resized, dim=1)
             if resized
@@ -229,9 +223,7 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         """An empty canvas, `(batch, channels, h, w)` at the size of the last level."""
         return torch.zeros(batch_size, self.latent_channels, *layout.final, device=device, dtype=dtype)
 
-    def accumulate(
-        self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout
-    ) -> torch.Tensor:
+    def accumulate(self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
         """The canvas after a level's codes are placed.
 
         Args:

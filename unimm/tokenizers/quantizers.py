@@ -100,8 +100,7 @@ class ResidualPyramidQuantizer(nn.Module):
         self.codebook = Codebook(config)
         channels, padding = config.code_channels, refinement_kernel_size // 2
         self.refinements = nn.ModuleList(
-            nn.Conv2d(channels, channels, refinement_kernel_size, padding=padding)
-            for _ in range(num_refinements)
+            nn.Conv2d(channels, channels, refinement_kernel_size, padding=padding) for _ in range(num_refinements)
         )
         self.refinement_ratio = refinement_ratio
         self.upsample_mode, self.downsample_mode = upsample_mode, downsample_mode
@@ -140,9 +139,7 @@ class ResidualPyramidQuantizer(nn.Module):
             assert isinstance(refine, nn.Conv2d)
             return grid.lerp(refine(grid.to(refine.weight.dtype)).float(), self.refinement_ratio)
 
-    def accumulate(
-        self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout
-    ) -> torch.Tensor:
+    def accumulate(self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
         """The canvas `(batch, channels, h, w)` after a level's codes `(batch, tokens, channels)`."""
         return canvas + self.contribution(codes, level, layout)
 
@@ -150,9 +147,7 @@ class ResidualPyramidQuantizer(nn.Module):
         """The canvas `(batch, channels, H, W)` at a level's size, `(batch, h * w, channels)`."""
         return resize(canvas.float(), size, self.downsample_mode).flatten(2).transpose(1, 2)
 
-    def running(
-        self, ids: torch.Tensor, layout: TokenLayout, num_levels: int | None = None
-    ) -> Iterator[torch.Tensor]:
+    def running(self, ids: torch.Tensor, layout: TokenLayout, num_levels: int | None = None) -> Iterator[torch.Tensor]:
         """The canvas after every level: `num_levels` maps `(batch, channels, h, w)`.
 
         Args:
@@ -210,9 +205,7 @@ class ResidualPyramidQuantizer(nn.Module):
             canvas, codebook, commitment, quantized = torch.zeros_like(features), [], [], []
             for level, running in enumerate(self.running(ids, layout)):
                 if config.entropy_weight:
-                    quantized.append(
-                        self.resize_canvas(features - canvas.detach(), layout.levels[level]).flatten(0, 1)
-                    )
+                    quantized.append(self.resize_canvas(features - canvas.detach(), layout.levels[level]).flatten(0, 1))
                 canvas = running
                 codebook.append(F.mse_loss(canvas, features.detach()))
                 commitment.append(F.mse_loss(canvas.detach(), features))

@@ -65,7 +65,9 @@ class UniMMTrainingArguments(TrainingArguments):
         if self.save_only_model and self.resume and self.save_strategy is not SaveStrategy.NO:
             raise RecipeError("save_only_model leaves out what a resume needs: set resume: false with it")
         if self.enable_jit_checkpoint:
-            raise RecipeError("enable_jit_checkpoint writes checkpoints in place, where a kill can tear them: set save_steps")
+            raise RecipeError(
+                "enable_jit_checkpoint writes checkpoints in place, where a kill can tear them: set save_steps"
+            )
 
 
 @dataclass(kw_only=True)

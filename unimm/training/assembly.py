@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedModel
 from ..data.transforms import to_pil
 from ..errors import RecipeError, nearest
 from .callbacks import Sampler
-from .fields import merge
-from .recipes import PretrainRecipe, ProcessorSection, Recipe, SamplesSection, SftRecipe
+from .fields import merge, read_yaml
+from .outputs import FINAL
+from .recipes import PretrainRecipe, ProcessorSection, Recipe, SamplesSection, SftRecipe, TokenizerRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ def picture_sampler(model: PreTrainedModel, processor: Any, section: SamplesSect
 
 def _with_tokenizer(recipe: Recipe, on_meta: bool) -> tuple[dict[str, Any], str | None]:
     """The model section, and the path of a trained tokenizer."""
+    from ..models import build_config
+
     tokenizer = recipe.tokenizer if isinstance(recipe, PretrainRecipe) else None
     if tokenizer is None:
         return dict(recipe.model), None
@@ -103,13 +106,29 @@ def _with_tokenizer(recipe: Recipe, on_meta: bool) -> tuple[dict[str, Any], str 
     looks_local = path.startswith((".", "/")) or path.count("/") != 1
     if is_folder or not (looks_local or on_meta):
         return dict(recipe.model), path
-    if on_meta:
-        logger.warning("there is no tokenizer at '%s' yet: figures are those of the model's own tokenizer_config", path)
+    maker = _tokenizer_recipe(path, recipe)
+    if on_meta and maker is not None:
+        logger.info("there is no tokenizer at '%s' yet: taking the one that %s trains", path, maker.source)
+        return _changed(recipe.model, {"tokenizer_config": build_config(maker.model).to_dict()}), None
+    if on_meta and recipe.model.get("path", recipe.model.get("system")) is not None:
+        logger.warning("there is no tokenizer at '%s' yet: figures are those of the model's own", path)
         return dict(recipe.model), None
+    command = "unimm tokenizer" if maker is None else f"unimm tokenizer --config {maker.source}"
     raise RecipeError(
         f"{recipe.source}: there is no tokenizer at '{path}' (a folder with a config.json, or a Hub id owner/name): train "
-        "it first with `unimm tokenizer`"
+        f"it first with `{command}`"
     )
+
+
+def _tokenizer_recipe(path: str, recipe: Recipe) -> TokenizerRecipe | None:
+    """The tokenizer recipe beside a recipe that writes to `path`."""
+    for file in sorted(Path(recipe.source).parent.glob("*.yaml")) if Path(recipe.source).is_file() else []:
+        values = read_yaml(file)
+        training = values.get("training")
+        folder = training.get("output_dir") if isinstance(training, dict) else None
+        if "image_size" in values and folder is not None and Path(folder) / FINAL == Path(path):
+            return TokenizerRecipe.from_values(values, source=str(file))
+    return None
 
 
 def _with_processor(
@@ -119,7 +138,9 @@ def _with_processor(
     if processor is None or processor.path is not None:
         path = section.get("path") if processor is None else processor.path
         if path is None:
-            raise RecipeError("processor is missing: give {path: …} or {words: …}; only a model from a path brings its own")
+            raise RecipeError(
+                "processor is missing: give {path: …} or {words: …}; only a model from a path brings its own"
+            )
         return section, AutoProcessor.from_pretrained(path)
     from ..models import UniMMImageProcessor, UniMMProcessor, word_tokenizer
 
@@ -131,7 +152,9 @@ def _with_processor(
         fields = dict(values["tokenizer_config"])
         visual = AutoConfig.for_model(fields.pop("model_type", "unimm_vq_tokenizer"), **fields)
     else:
-        raise RecipeError("a conditional model needs a visual tokenizer: give tokenizer: FOLDER, or model.tokenizer_config")
+        raise RecipeError(
+            "a conditional model needs a visual tokenizer: give tokenizer: FOLDER, or model.tokenizer_config"
+        )
     size = values.get("image_size", 256)
     height, width = (size, size) if isinstance(size, int) else size
     with torch.device("meta"):
@@ -177,10 +200,14 @@ def vocabulary_words(words: str | Sequence[str]) -> list[str]:
         from ..data.digits import DIGIT_NAMES, QUESTION, digit_caption
         from ..data.shapes import tokens_of
 
-        return sorted({word for text in [QUESTION, *map(digit_caption, range(len(DIGIT_NAMES)))] for word in tokens_of(text)})
+        return sorted(
+            {word for text in [QUESTION, *map(digit_caption, range(len(DIGIT_NAMES)))] for word in tokens_of(text)}
+        )
     if Path(words).is_file():
         return Path(words).read_text(encoding="utf-8").split()
-    raise RecipeError(f"processor.words: '{words}' is no file and no built-in vocabulary{nearest(words, _VOCABULARIES)}")
+    raise RecipeError(
+        f"processor.words: '{words}' is no file and no built-in vocabulary{nearest(words, _VOCABULARIES)}"
+    )
 
 
 def _changed(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,8 @@ class RunningMeans:
     def take(self) -> dict[str, float]:
         """The means, in the order in which their names first came; begins anew."""
         means = {
-            name: self.accelerator.reduce(total / self.counts[name], "mean").item() for name, total in self.totals.items()
+            name: self.accelerator.reduce(total / self.counts[name], "mean").item()
+            for name, total in self.totals.items()
         }
         self.totals, self.counts = {}, {}
         return means

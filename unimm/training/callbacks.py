@@ -123,7 +123,9 @@ class TensorBoardCallback(TrainerCallback):
     ) -> None:
         self.write(logs or {}, state.global_step)
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self.close()
 
     def open(self, step: int) -> None:

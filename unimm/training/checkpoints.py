@@ -217,6 +217,8 @@ def as_output_error(path: str | os.PathLike, error: BaseException) -> OutputErro
     if isinstance(error, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", text)):
         number = int(found[1])
         return output_error(path, OSError(number, os.strerror(number)))
-    if isinstance(error, RuntimeError) and re.search(r"PytorchStreamWriter failed|inline_container|iostream error", text):
+    if isinstance(error, RuntimeError) and re.search(
+        r"PytorchStreamWriter failed|inline_container|iostream error", text
+    ):
         return output_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return None

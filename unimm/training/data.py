@@ -75,7 +75,9 @@ def load_sections(sections: Sequence[DataSection], *, endless: bool = False) -> 
     streams = [isinstance(source, datasets.IterableDataset) for source in sources]
     if len(set(streams)) > 1:
         names = ", ".join(section.card for section, stream in zip(sections, streams, strict=True) if stream)
-        raise RecipeError(f"data: {names} is streamed and the other entries are not: set streaming alike for all of them")
+        raise RecipeError(
+            f"data: {names} is streamed and the other entries are not: set streaming alike for all of them"
+        )
     rows = sources[0]
     if len(sources) > 1:
         total = sum(section.weight for section in sections)

@@ -148,7 +148,9 @@ def describe_tokenizer(tokenizer: Any, height: int, width: int, *, batch_size: i
         width: pixels.
         batch_size: pictures of a micro-batch.
     """
-    described = describe_model(tokenizer, batch_size=batch_size, tokens_per_sample=tokenizer.layout_for(height, width).length)
+    described = describe_model(
+        tokenizer, batch_size=batch_size, tokens_per_sample=tokenizer.layout_for(height, width).length
+    )
     memory = described.memory
     measured = measure_activations(
         lambda: tokenizer.decode_features(
@@ -176,7 +178,9 @@ def measure_activations(forward: Any) -> int:
         if not (value.is_leaf and value.requires_grad):
             # Kept alive so that no other tensor takes over its identity.
             alive.append(value)
-            kept[id(value._base if value._base is not None else value), value.shape] = value.numel() * value.element_size()
+            kept[id(value._base if value._base is not None else value), value.shape] = (
+                value.numel() * value.element_size()
+            )
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):

@@ -157,7 +157,9 @@ class LossSection:
 
     def __post_init__(self) -> None:
         if min(self.perceptual_weight, self.adversarial_weight, self.adversarial_start_step) < 0:
-            raise RecipeError("loss: perceptual_weight, adversarial_weight and adversarial_start_step must be at least 0")
+            raise RecipeError(
+                "loss: perceptual_weight, adversarial_weight and adversarial_start_step must be at least 0"
+            )
 
 
 @dataclass(kw_only=True)
@@ -256,11 +258,12 @@ class Recipe:
             if key not in types:
                 raise RecipeError(fields.unknown_field(origin, f"training.{key}", key, "training", types))
         recipe.training = {
-            key: fields.convert(value, types[key], origin, f"training.{key}")
-            for key, value in recipe.training.items()
+            key: fields.convert(value, types[key], origin, f"training.{key}") for key, value in recipe.training.items()
         }
         if not recipe.training.get("output_dir"):
-            raise RecipeError(f"{source}: training needs the field 'output_dir', the folder of the run (--output_dir out/run)")
+            raise RecipeError(
+                f"{source}: training needs the field 'output_dir', the folder of the run (--output_dir out/run)"
+            )
         return recipe
 
     def arguments(self) -> Any:
@@ -463,7 +466,9 @@ def _is_size(value: Any) -> bool:
 def _own_defaults(arguments_class: type) -> dict[str, Any]:
     if not issubclass(arguments_class, TrainingArguments):
         return {
-            one.name: one.default for one in dataclasses.fields(arguments_class) if one.default is not dataclasses.MISSING
+            one.name: one.default
+            for one in dataclasses.fields(arguments_class)
+            if one.default is not dataclasses.MISSING
         }
     theirs = {one.name: one.default for one in dataclasses.fields(TrainingArguments)}
     return {
@@ -477,5 +482,3 @@ def _deep_copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _deep_copy(one) for key, one in value.items()}
     return [_deep_copy(one) for one in value] if isinstance(value, list) else value
-
-

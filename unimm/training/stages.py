@@ -204,9 +204,7 @@ def _started(recipe: Recipe) -> Iterator[tuple[RunFolder, RunResult | None]]:
         finished = None
         if record is not None:
             logger.info("'%s' is finished (step %d): nothing to do", folder.path, record["step"])
-            finished = RunResult(
-                folder.path, folder.final, record["metrics"], record["results"], was_finished=True
-            )
+            finished = RunResult(folder.path, folder.final, record["metrics"], record["results"], was_finished=True)
         yield folder, finished
 
 

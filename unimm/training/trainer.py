@@ -195,6 +195,7 @@ class UniMMTrainer(ResumableTrainer):
     """
 
     args: UniMMTrainingArguments
+    optimizer: Any
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class ShapesRows(Sequence[dict[str, Any]]):
     | task | images | messages | more |
     |---|---|---|---|
     | captions | picture | user: caption; assistant: picture | `caption`, `kind` |
-    | questions | picture | user: picture, question; assistant: answer; `num_questions` times | `label`, `question_type` (of the first) |
+    | questions | picture | user: picture, question; assistant: answer; … | `label`, `question_type` of the first |
     | edits | before, after | user: before, instruction; assistant: after | `edit_type`, `scene_before` |
     | preferences | chosen, rejected | user: caption | `caption`, `chosen`, `rejected`, `altered` |
     | subjects | views | per view, user: naming caption; assistant: picture | `subject`, `captions` |

@@ -39,9 +39,7 @@ def adversarial_discriminator_loss(
     if kind == "hinge":
         return 0.5 * (F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean())
     if kind not in ("vanilla", "non_saturating"):
-        raise ConfigError(
-            f"no discriminator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}"
-        )
+        raise ConfigError(f"no discriminator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}")
     if logits_as_targets:
         real = F.binary_cross_entropy_with_logits(torch.ones_like(real_logits), real_logits)
         return 0.5 * (real + F.binary_cross_entropy_with_logits(torch.zeros_like(fake_logits), fake_logits))
@@ -74,9 +72,7 @@ def adversarial_generator_loss(
     if kind == "vanilla":
         return -F.softplus(fake_logits).mean()
     if kind != "non_saturating":
-        raise ConfigError(
-            f"no generator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}"
-        )
+        raise ConfigError(f"no generator loss '{kind}'{nearest(kind, ('hinge', 'vanilla', 'non_saturating'))}")
     if logits_as_targets:
         return F.binary_cross_entropy_with_logits(torch.ones_like(fake_logits), fake_logits)
     return F.softplus(-fake_logits).mean()

@@ -35,9 +35,7 @@ class PatchDiscriminatorConfig(UniMMConfig):
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         if self.num_layers < 1:
-            raise ConfigError(
-                f"a patch discriminator needs at least one layer, given num_layers={self.num_layers}"
-            )
+            raise ConfigError(f"a patch discriminator needs at least one layer, given num_layers={self.num_layers}")
 
 
 class PatchDiscriminator(PreTrainedModel):
@@ -51,9 +49,7 @@ class PatchDiscriminator(PreTrainedModel):
     def __init__(self, config: PatchDiscriminatorConfig):
         super().__init__(config)
         widths = [config.base_channels * min(2**layer, 8) for layer in range(config.num_layers + 1)]
-        self.convolutions = nn.ModuleList(
-            [nn.Conv2d(config.image_channels, widths[0], 4, stride=2, padding=1)]
-        )
+        self.convolutions = nn.ModuleList([nn.Conv2d(config.image_channels, widths[0], 4, stride=2, padding=1)])
         self.norms = nn.ModuleList()
         for layer in range(1, config.num_layers + 1):
             stride = 2 if layer < config.num_layers else 1
@@ -134,10 +130,7 @@ class StyleDiscriminator(PreTrainedModel):
 
     def __init__(self, config: StyleDiscriminatorConfig):
         super().__init__(config)
-        widths = [
-            min(config.base_channels * 2**level, config.max_channels)
-            for level in range(config.num_levels + 1)
-        ]
+        widths = [min(config.base_channels * 2**level, config.max_channels) for level in range(config.num_levels + 1)]
         self.conv_in = nn.Conv2d(config.image_channels, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             BlurredResidualLevel(widths[level], widths[level + 1]) for level in range(config.num_levels)

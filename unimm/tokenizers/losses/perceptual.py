@@ -143,9 +143,7 @@ def _tensor(
     state: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], path: str | Path, help_text: str
 ) -> torch.Tensor:
     if name not in state:
-        raise CheckpointError(
-            f"'{path}' has no key '{name}' (it starts with {list(state)[:3]}); expected {help_text}"
-        )
+        raise CheckpointError(f"'{path}' has no key '{name}' (it starts with {list(state)[:3]}); expected {help_text}")
     if tuple(state[name].shape) != tuple(shape):
         raise CheckpointError(f"'{path}': {name} is {tuple(state[name].shape)}, expected {tuple(shape)}")
     return state[name]
