@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -290,7 +291,8 @@ class VisualTransformer(PreTrainedModel):
         if condition is None:
             raise ConfigError("AdaLN blocks need a condition vector; give the condition the form 'vector'")
         shared = self.shared_modulation(condition) if self.config.share_modulation else None
-        return [layer.modulate(condition, shared) for layer in self.layers]
+        blocks: Iterable[Any] = self.layers
+        return [block.modulate(condition, shared) for block in blocks]
 
     def forward(
         self,

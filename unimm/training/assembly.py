@@ -110,7 +110,8 @@ def _with_tokenizer(recipe: Recipe, on_meta: bool) -> tuple[dict[str, Any], str 
     if on_meta and maker is not None:
         logger.info("there is no tokenizer at '%s' yet: taking the one that %s trains", path, maker.source)
         return _changed(recipe.model, {"tokenizer_config": build_config(maker.model).to_dict()}), None
-    if on_meta and recipe.model.get("path", recipe.model.get("system")) is not None:
+    has_own = "tokenizer_config" in (recipe.model.get("config") or {})
+    if on_meta and (has_own or recipe.model.get("path", recipe.model.get("system")) is not None):
         logger.warning("there is no tokenizer at '%s' yet: figures are those of the model's own", path)
         return dict(recipe.model), None
     command = "unimm tokenizer" if maker is None else f"unimm tokenizer --config {maker.source}"

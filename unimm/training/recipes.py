@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+import torch
 from transformers import TrainingArguments
 
 from ..errors import RecipeError, nearest
@@ -272,8 +273,16 @@ class Recipe:
         Raises:
             RecipeError: values that do not go together.
         """
+        given = dict(self.training)
+        if (
+            self.dry_run
+            and "use_cpu" in fields.field_types(self.arguments_class)
+            and not torch.accelerator.is_available()
+        ):
+            # A description needs no accelerator, whatever precision the run will have.
+            given["use_cpu"] = True
         try:
-            return self.arguments_class(**self.training)
+            return self.arguments_class(**given)
         except RecipeError as error:
             raise RecipeError(f"{self.source}: training: {error}") from error
         except (ValueError, TypeError) as error:
