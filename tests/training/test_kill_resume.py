@@ -48,8 +48,7 @@ def test_two_processes_that_end_together_resume_together(trainer, tmp_path):
         "torch.distributed.run",
         "--nproc_per_node",
         "2",
-        "--master_port",
-        "0",
+        "--standalone",
         str(script),
         trainer,
     ]

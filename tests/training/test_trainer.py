@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.utils.data import IterableDataset
 from training.kill_resume import compare, tiny_arguments, tiny_model, tiny_rows
 from transformers import GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
 
 from unimm.errors import CheckpointError, OutputError, RecipeError
 from unimm.training.checkpoints import is_complete
+from unimm.training.engines import check_engine
 from unimm.training.outputs import MetricsLog
 from unimm.training.trainer import UniMMTrainer
 
@@ -271,3 +273,12 @@ def test_the_moving_average_follows_its_formula(tmp_path):
         decay = min(0.2, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight
     torch.testing.assert_close(trainer.average.average["transformer.wte.weight"], expected)
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_an_engine_that_was_asked_for_and_does_not_run_is_refused(monkeypatch, variable):
+    accelerator = Accelerator(cpu=True)
+    check_engine(accelerator)
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(RecipeError, match=rf"was asked for \({variable}\), but NO runs"):
+        check_engine(accelerator)

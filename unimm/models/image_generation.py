@@ -134,6 +134,8 @@ class UniMMForImageGeneration(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "pixel_values"
     output_modalities = ("image",)
+    # The loss is divided by the number of samples that the trainer counts over all accumulated batches.
+    accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flex_attn = True

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration, DistributedDataParallelKwargs, skip_first_batches
+from accelerate import (
+    Accelerator,
+    DataLoaderConfiguration,
+    DistributedDataParallelKwargs,
+    DistributedType,
+    skip_first_batches,
+)
 from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, set_seed
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
@@ -25,6 +31,7 @@ from .arguments import TokenizerArguments
 from .averages import RunningMeans, mean_and_interval
 from .callbacks import AverageCallback, MetricsCallback, TensorBoardCallback
 from .checkpoints import CheckpointStore, step_of
+from .engines import check_engine
 from .outputs import RunFolder, check_finite
 from .recipes import LossSection
 
@@ -81,6 +88,12 @@ class TokenizerTrainer:
             # Broadcast buffers would be changed in place between the discriminator's two passes.
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
+        check_engine(self.accelerator)
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise RecipeError(
+                f"a tokenizer and its discriminator train whole or under DDP, not under "
+                f"{self.accelerator.distributed_type.value}: launch with another accelerate config"
+            )
         self.checkpoints = CheckpointStore(
             args.output_dir,
             is_main=self.accelerator.is_main_process,

@@ -19,6 +19,7 @@ from .arguments import UniMMTrainingArguments
 from .averages import RunningMeans
 from .callbacks import AverageCallback, CheckpointedCallback, MetricsCallback, TensorBoardCallback
 from .checkpoints import CheckpointStore, is_complete
+from .engines import check_engine
 from .optimizers import MuonWithAdamW
 from .outputs import RunFolder
 
@@ -40,6 +41,7 @@ class ResumableTrainer(Trainer):
         self._to_push: str | None = None
         self._checkpoint: Path | None = None
         super().__init__(*args, **kwargs)
+        check_engine(self.accelerator)
         self.checkpoints = CheckpointStore(
             self.args.output_dir,
             is_main=self.is_world_process_zero(),
