@@ -45,6 +45,24 @@ class Condition:
             *(None if part is None else part[:number] for part in (self.vector, self.prefix, self.prefix_mask))
         )
 
+    def repeat_interleave(self, times: int) -> Condition:
+        """Every row `times` times, one after the other: several samples per condition."""
+        return Condition(
+            *(
+                None if part is None else part.repeat_interleave(times, dim=0)
+                for part in (self.vector, self.prefix, self.prefix_mask)
+            )
+        )
+
+    def equals(self, other: Condition) -> bool:
+        """Whether all rows are the same as another condition's. Waits for the device."""
+        pairs = zip(
+            (self.vector, self.prefix, self.prefix_mask), (other.vector, other.prefix, other.prefix_mask), strict=True
+        )
+        return all(
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs
+        )
+
     def position_ids(self, length: int) -> torch.Tensor:
         """Running index of `length` slots after the prefix included, padding not counted, `(batch or 1, length)`."""
         steps = torch.arange(length, device=self.device)

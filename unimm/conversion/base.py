@@ -148,12 +148,15 @@ class Preset:
         parameters: released number of parameters of the generator (or of the tokenizer), in millions.
         released_file: name of the released file that this preset loads.
         hub_id: Hub repository of the released file.
+        sampling: published sampling defaults (guidance_scale, top_k, top_p, …), which `convert` writes into
+            `generation_config.json`.
     """
 
     config: Callable[[], PreTrainedConfig]
     parameters: float
     released_file: str = ""
     hub_id: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,10 @@ def convert(
         OutputError: the folder cannot be written.
     """
     state = _unwrapped(system, read_checkpoint(checkpoint), config)
+    sampling: Mapping[str, Any] = {}
     if config is None:
-        config = system.preset(infer_preset(system, state, preset)).config()
+        found = system.preset(infer_preset(system, state, preset))
+        config, sampling = found.config(), found.sampling
     if tokenizer is not None:
         tokenizer_state = _unwrapped(system, read_checkpoint(tokenizer), None)
         tokenizer_config = system.preset(infer_preset(system, tokenizer_state)).config()
@@ -138,6 +140,8 @@ def convert(
             "that file with --tokenizer"
         )
     model = load_released(system, config, state)
+    if sampling:
+        model.set_image_sampling(**sampling)
     with atomic_folder(output) as folder:
         model.save_pretrained(folder, max_shard_size="5GB")
         with atomic_file(folder / "README.md") as card:

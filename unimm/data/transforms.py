@@ -97,6 +97,29 @@ def to_pil(pixel_values: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(array) for array in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
+def as_output_type(
+    pixel_values: torch.Tensor, output_type: str | None
+) -> torch.Tensor | np.ndarray | list[Image.Image]:
+    """Pixels in the form that diffusers gives under that name.
+
+    Args:
+        pixel_values: `(pictures, 3, height, width)` in [-1, 1].
+        output_type: `pt` for a tensor of that shape in [0, 1], `np` for an array `(pictures, height, width, 3)` in [0, 1],
+            `pil` for PIL pictures, None to leave the pixels as they are.
+
+    Raises:
+        ConfigError: another type.
+    """
+    if output_type is None:
+        return pixel_values
+    if output_type == "pil":
+        return to_pil(pixel_values)
+    if output_type not in ("pt", "np"):
+        raise ConfigError(f"output_type of pictures must be 'pt', 'np' or 'pil', given {output_type!r}")
+    pixels = (pixel_values * 0.5 + 0.5).clamp(0, 1)
+    return pixels if output_type == "pt" else pixels.float().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def make_grid(
     images: Sequence[Image.Image | np.ndarray],
     captions: Sequence[str] | None = None,

@@ -4,6 +4,7 @@ from .caches import ExactStaticCache, ExactStaticLayer, make_cache
 from .filters import SoftCodes, token_filters
 from .guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, LinearGuidance, as_schedule
 from .randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from .streaming import ImageIteratorStreamer, ImageProgress, ImageStreamer
 
 __all__ = [
     "ConstantGuidance",
@@ -11,6 +12,9 @@ __all__ = [
     "ExactStaticLayer",
     "GeneratorRandomness",
     "GuidanceSchedule",
+    "ImageIteratorStreamer",
+    "ImageProgress",
+    "ImageStreamer",
     "IntervalGuidance",
     "LinearGuidance",
     "Randomness",

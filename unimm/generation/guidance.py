@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
+
+from ..errors import ConfigError, nearest
 
 
 class GuidanceSchedule(ABC):
@@ -18,6 +23,19 @@ class GuidanceSchedule(ABC):
     def last_guided_step(self, num_steps: int) -> int:
         """Index of the last step with a scale other than 1, -1 when there is none: from there on one context is enough."""
         return max((step for step in range(num_steps) if self.scale(step, num_steps) != 1.0), default=-1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The schedule as JSON, for `generation_config.json`; `as_schedule` reads it back.
+
+        Raises:
+            ConfigError: a schedule of a class of your own.
+        """
+        for name, kind in SCHEDULES.items():
+            if type(self) is kind:
+                return {"type": name, **asdict(self)}  # type: ignore[call-overload]
+        raise ConfigError(
+            f"a {type(self).__name__} cannot be saved, only schedules of the kinds {', '.join(SCHEDULES)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,9 +74,34 @@ class IntervalGuidance(GuidanceSchedule):
         return self.value if self.start <= step <= self.stop else 1.0
 
 
-def as_schedule(guidance: float | GuidanceSchedule) -> GuidanceSchedule:
-    """A number means the same scale at every step."""
-    return guidance if isinstance(guidance, GuidanceSchedule) else ConstantGuidance(float(guidance))
+#: Kinds of schedule by their name in `generation_config.json`.
+SCHEDULES: dict[str, type[GuidanceSchedule]] = {
+    "constant": ConstantGuidance,
+    "linear": LinearGuidance,
+    "interval": IntervalGuidance,
+}
+
+
+def as_schedule(guidance: float | GuidanceSchedule | Mapping[str, Any]) -> GuidanceSchedule:
+    """A number means the same scale at every step; a mapping is what `to_dict` gives.
+
+    Raises:
+        ConfigError: neither a finite number, a schedule nor such a mapping.
+    """
+    if isinstance(guidance, GuidanceSchedule):
+        return guidance
+    if isinstance(guidance, Mapping):
+        fields = dict(guidance)
+        kind = str(fields.pop("type", None))
+        if kind not in SCHEDULES:
+            raise ConfigError(f"there is no guidance schedule of type '{kind}'{nearest(kind, SCHEDULES)}")
+        try:
+            return SCHEDULES[kind](**fields)
+        except TypeError as error:
+            raise ConfigError(f"a guidance schedule of type '{kind}' cannot be made of {fields}: {error}") from error
+    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance):
+        raise ConfigError(f"guidance_scale must be a finite number or a GuidanceSchedule, given {guidance!r}")
+    return ConstantGuidance(float(guidance))
 
 
 def combine(predictions: torch.Tensor, scale: float) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -95,6 +95,7 @@ def generate_tokens(
     use_cache: bool = True,
     cache_implementation: Literal["static", "dynamic"] = "static",
     output_logits: bool = False,
+    edit: Callable[[PlanStep, Mapping[str, torch.Tensor]], torch.Tensor] | None = None,
     callback: Callable[[PlanStep, Canvas], None] | None = None,
 ) -> GeneratedTokens:
     """Fills a canvas step by step.
@@ -108,7 +109,9 @@ def generate_tokens(
         unconditional: the null context, or None to run without guidance.
         guidance: scale per step.
         use_cache: keep keys and values; without it every step runs the whole sequence again.
-        callback: called after every step.
+        edit: called before a step's tokens are placed, with that step's `ids` `(batch, tokens)`, its guided `logits`
+            and the `canvas` ids `(batch, earlier tokens)`; gives the ids to place.
+        callback: called after a step's tokens are placed.
     """
     batch_size, device = condition.num_rows, condition.device
     steps = plan.steps(layout, condition.prefix_length)
@@ -174,10 +177,11 @@ def generate_tokens(
             assert inpainting is not None
             assert inpainting.tokens.ids is not None
             known = inpainting.tokens.ids[:, step.tokens].to(device)
-            ids = torch.where(kept[step.tokens], known, ids)
-            if embeddings is not None:
-                assert tokenizer is not None
-                embeddings = torch.where(kept[step.tokens, None], tokenizer.embed(ids).to(embeddings), embeddings)
+            ids, embeddings = _replace(ids, embeddings, known, kept[step.tokens], tokenizer)
+        if edit is not None:
+            state = {"ids": ids, "logits": sample.logits, "canvas": canvas.ids[:, : step.tokens.start]}
+            edited = edit(step, state)
+            ids, embeddings = _replace(ids, embeddings, edited, edited != ids, tokenizer)
         plan.place(canvas, step, ids, tokenizer, embeddings)
         if output_logits:
             collected.append(sample.logits)
@@ -189,6 +193,21 @@ def generate_tokens(
         logits=torch.cat(collected, dim=1) if output_logits else None,
         num_backbone_calls=len(steps),
     )
+
+
+def _replace(
+    ids: torch.Tensor,
+    embeddings: torch.Tensor | None,
+    replacements: torch.Tensor,
+    where: torch.Tensor,
+    tokenizer: VisualTokenizer | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Other ids at some places, with their codes where soft codes stand beside them."""
+    ids = torch.where(where, replacements, ids)
+    if embeddings is not None:
+        assert tokenizer is not None
+        embeddings = torch.where(where[..., None], tokenizer.embed(ids).to(embeddings), embeddings)
+    return ids, embeddings
 
 
 def _as_is(predictions: torch.Tensor) -> torch.Tensor:

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    Cache,
-    GenerationMixin,
-    LogitsProcessorList,
-    PreTrainedConfig,
-    PreTrainedModel,
-    SuppressTokensLogitsProcessor,
-)
+from transformers import AutoModel, AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..backbones.llm import LLMAdapter
-from ..conditions.base import Condition
 from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError, LayoutError
-from ..generation.filters import token_filters
-from ..generation.guidance import GuidanceSchedule, as_schedule
-from ..generation.loop import generate_tokens
-from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
 from ..objectives import mixed_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
-from .image_generation import GenerateImageOutput, init_part_weights
+from .adapters import AdapterMixin
+from .image_generation import init_part_weights
+from .interleaving import InterleavedGenerationMixin
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -107,6 +92,16 @@ class UniMMConditionalConfig(UniMMConfig):
         size = self.image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
+    @property
+    def supported_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes `(height, width)` in pixels of the pictures that the model draws."""
+        return (self.height_and_width,)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that the language model's positions reach, None where nothing limits them."""
+        return getattr(self.text_config, "max_position_embeddings", None)
+
 
 @dataclass
 class ConditionalOutput(ModelOutput):
@@ -129,22 +124,7 @@ class ConditionalOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
 
 
-@dataclass
-class InterleavedOutput(ModelOutput):
-    """Result of `generate(generation_mode="interleaved")` for one sample.
-
-    Args:
-        sequences: `(1, length)` prompt and answer, with placeholders where pictures are.
-        image_ids: `(pictures, tokens)` ids of all pictures of the sequence, given ones first.
-        images: `(new pictures, 3, height, width)` in [-1, 1].
-    """
-
-    sequences: torch.Tensor | None = None
-    image_ids: torch.Tensor | None = None
-    images: torch.Tensor | None = None
-
-
-class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class UniMMForConditionalGeneration(AdapterMixin, InterleavedGenerationMixin, PreTrainedModel):
     """Understanding, generation and editing with one causal language model."""
 
     config: UniMMConditionalConfig
@@ -158,6 +138,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flex_attn = True
+    _adapted_module = "language_model"
 
     def __init__(self, config: UniMMConditionalConfig):
         super().__init__(config)
@@ -362,214 +343,3 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if is_first_iteration or not kwargs.get("use_cache", True):
             inputs |= {"pixel_values": pixel_values, "image_ids": image_ids}
         return inputs
-
-    @torch.no_grad()
-    def generate(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        generation_mode: Literal["text", "image", "interleaved"] = "text",
-        **kwargs: Any,
-    ) -> Any:
-        """Continues the prompt with text, with a picture, or with both in turn.
-
-        Args:
-            input_ids: `(batch, sequence)` prompts, padded on the left.
-            attention_mask: `(batch, sequence)`, 0 for padding.
-            generation_mode: `text` takes transformers' generation arguments; `image` see `generate_image`;
-                `interleaved` see `generate_interleaved`.
-
-        Raises:
-            ConfigError: an unknown mode, or no prompt.
-        """
-        if input_ids is None:
-            input_ids = kwargs.pop("inputs", None)
-        if input_ids is None or input_ids.dim() != 2 or input_ids.shape[1] == 0:
-            raise ConfigError("generate needs prompts as input_ids of shape (batch, sequence) with at least one token")
-        if generation_mode == "image":
-            return self.generate_image(input_ids, attention_mask, **kwargs)
-        if generation_mode == "interleaved":
-            return self.generate_interleaved(input_ids, attention_mask, **kwargs)
-        if generation_mode != "text":
-            raise ConfigError(f"generation_mode must be 'text', 'image' or 'interleaved', given '{generation_mode}'")
-        return self._generate_text(input_ids, attention_mask, may_start_images=False, **kwargs)
-
-    def _generate_text(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, may_start_images: bool, **kwargs: Any
-    ) -> Any:
-        config = self.config
-        never = [config.image_token_id, config.visual_token_id, config.image_end_token_id]
-        if not may_start_images:
-            never.append(config.image_start_token_id)
-        processors = LogitsProcessorList(kwargs.pop("logits_processor", None) or [])
-        processors.append(SuppressTokensLogitsProcessor(never, device=input_ids.device))
-        if self.vision_encoder is None and kwargs.get("pixel_values") is not None:
-            kwargs["image_ids"] = self.encode_images(kwargs.pop("pixel_values")).values
-        return super().generate(input_ids, attention_mask=attention_mask, logits_processor=processors, **kwargs)
-
-    def _prompt(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        pixel_values: torch.Tensor | None = None,
-        image_ids: torch.Tensor | None = None,
-    ) -> Condition:
-        """A prompt as a prefix that ends with the image start."""
-        if attention_mask is not None and bool(attention_mask.bool().all()):
-            attention_mask = None
-        if bool((input_ids[:, -1] != self.config.image_start_token_id).any()):
-            input_ids = F.pad(input_ids, (0, 1), value=self.config.image_start_token_id)
-            if attention_mask is not None:
-                attention_mask = F.pad(attention_mask, (0, 1), value=1)
-        if self.vision_encoder is None and pixel_values is not None:
-            image_ids, pixel_values = self.encode_images(pixel_values).values, None
-        prefix = self.embed_inputs(input_ids, pixel_values, image_ids)
-        return Condition(prefix=prefix, prefix_mask=None if attention_mask is None else attention_mask.bool())
-
-    @torch.no_grad()
-    def generate_image(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        pixel_values: torch.Tensor | None = None,
-        image_ids: torch.Tensor | None = None,
-        negative_input_ids: torch.Tensor | None = None,
-        negative_attention_mask: torch.Tensor | None = None,
-        guidance_scale: float | GuidanceSchedule = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        do_sample: bool = True,
-        logits_processor: LogitsProcessorList | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        randomness: Randomness | Mapping[str, torch.Tensor] | None = None,
-        use_cache: bool = True,
-        cache_implementation: Literal["static", "dynamic"] = "static",
-        output_logits: bool = False,
-        return_dict_in_generate: bool = False,
-    ) -> torch.Tensor | GenerateImageOutput:
-        """Draws one picture per prompt.
-
-        Args:
-            input_ids: `(batch, sequence)` prompts, padded on the left; the image start is added where it is missing.
-            attention_mask: `(batch, sequence)`, 0 for padding.
-            pixel_values: pictures of the prompts.
-            image_ids: visual ids of the prompts' pictures.
-            negative_input_ids: `(batch or 1, sequence)` prompts of the unconditional context; the config's null prompt
-                when none are given.
-            guidance_scale: scale of classifier-free guidance (1 is none), or a schedule over steps.
-            generator: one for the batch, or one per sample.
-            return_dict_in_generate: return pixels, ids and logits instead of the ids alone.
-
-        Returns:
-            Visual ids `(batch, tokens)` for `decode_image_tokens`, or a `GenerateImageOutput`.
-        """
-        was_training = self.training
-        self.eval()
-        try:
-            if isinstance(randomness, Mapping):
-                randomness = RecordedRandomness(randomness)
-            condition = self._prompt(input_ids, attention_mask, pixel_values, image_ids)
-            if negative_input_ids is None:
-                null = [*self.config.null_prompt_ids, self.config.image_start_token_id]
-                negative_input_ids = torch.tensor([null], device=input_ids.device)
-            if negative_input_ids.shape[0] == 1:
-                negative_input_ids = negative_input_ids.expand(input_ids.shape[0], -1)
-            processors = LogitsProcessorList(logits_processor or [])
-            processors.extend(token_filters(temperature, min(top_k, self.codebook_size), top_p))
-            generated = generate_tokens(
-                plan=self.plan,
-                backbone=LLMAdapter(self.language_model.get_decoder()),
-                head=self.head,
-                layout=self.layout,
-                condition=condition,
-                unconditional=self._prompt(negative_input_ids, negative_attention_mask),
-                guidance=as_schedule(guidance_scale),
-                randomness=randomness or GeneratorRandomness(generator),
-                processors=processors,
-                tokenizer=self.tokenizer,
-                do_sample=do_sample,
-                use_cache=use_cache,
-                cache_implementation=cache_implementation,
-                output_logits=output_logits,
-            )
-            ids = generated.canvas.ids
-            if not return_dict_in_generate:
-                return ids
-            return GenerateImageOutput(
-                images=self.decode_image_tokens(ids),
-                sequences=ids,
-                drawn=generated.drawn,
-                logits=generated.logits,
-                num_backbone_calls=generated.num_backbone_calls,
-            )
-        finally:
-            self.train(was_training)
-
-    @torch.no_grad()
-    def generate_interleaved(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        pixel_values: torch.Tensor | None = None,
-        image_ids: torch.Tensor | None = None,
-        max_new_tokens: int = 256,
-        max_images: int = 4,
-        image_options: Mapping[str, Any] | None = None,
-        **text_options: Any,
-    ) -> InterleavedOutput:
-        """Writes text, and draws a picture whenever the model opens one; the picture then is context for what follows.
-
-        Args:
-            input_ids: `(1, sequence)`: one sample, since every sample switches at its own place.
-            max_new_tokens: text tokens to write in all.
-            max_images: pictures to draw at most; after that the model cannot open another.
-            image_options: arguments of `generate_image` (guidance, temperature, …).
-            text_options: transformers' generation arguments.
-
-        Raises:
-            ConfigError: a batch of several samples.
-        """
-        if input_ids.shape[0] != 1:
-            raise ConfigError(f"interleaved generation takes one sample at a time, given {input_ids.shape[0]}")
-        config, written = self.config, 0
-        new_ids: list[torch.Tensor] = []
-        if self.vision_encoder is None and pixel_values is not None:
-            image_ids, pixel_values = self.encode_images(pixel_values).values, None
-        if attention_mask is not None:
-            input_ids = input_ids[:, attention_mask[0].bool()]
-        end = text_options.pop("eos_token_id", self.generation_config.eos_token_id)
-        ends = [] if end is None else [end] if isinstance(end, int) else list(end)
-        sequence = input_ids
-        while True:
-            opened = int(sequence[0, -1]) == config.image_start_token_id and len(new_ids) < max_images
-            if opened:
-                drawn = self.generate_image(
-                    sequence, pixel_values=pixel_values, image_ids=image_ids, **dict(image_options or {})
-                )
-                assert isinstance(drawn, torch.Tensor)
-                new_ids.append(drawn)
-                image_ids = drawn if image_ids is None else torch.cat([image_ids, drawn])
-                placeholders = [config.visual_token_id] * self.layout.length + [config.image_end_token_id]
-                sequence = torch.cat([sequence, sequence.new_tensor([placeholders])], dim=1)
-            if written >= max_new_tokens:
-                break
-            before = sequence.shape[1]
-            sequence = self._generate_text(
-                sequence,
-                None,
-                may_start_images=len(new_ids) < max_images,
-                pixel_values=pixel_values,
-                image_ids=image_ids,
-                max_new_tokens=max_new_tokens - written,
-                eos_token_id=[*ends, config.image_start_token_id],
-                **text_options,
-            )
-            written += sequence.shape[1] - before
-            if int(sequence[0, -1]) != config.image_start_token_id:
-                break
-        images = self.decode_image_tokens(torch.cat(new_ids)) if new_ids else None
-        return InterleavedOutput(sequences=sequence, image_ids=image_ids, images=images)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModel, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError, LayoutError
-from ..generation.filters import SoftCodes, token_filters
-from ..generation.guidance import GuidanceSchedule, as_schedule
-from ..generation.loop import Inpainting, generate_tokens
-from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..generation.randomness import GeneratorRandomness, Randomness
 from ..objectives import token_likelihood
-from ..plans.base import Canvas, PlanStep
 from ..tokens import TokenLayout, VisualTokens, check_ids
+from .adapters import AdapterMixin
+from .image_sampling import GenerateImageOutput, ImageGenerationMixin, evaluating
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -87,6 +85,16 @@ class UniMMImageGenerationConfig(UniMMConfig):
         size = self.image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
+    @property
+    def supported_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes `(height, width)` in pixels of the pictures that the model draws."""
+        return (self.height_and_width,)
+
+    @property
+    def context_length(self) -> int | None:
+        """Slots that the backbone's positions reach, None where nothing limits them."""
+        return getattr(getattr(self.backbone_config, "text_config", None), "max_position_embeddings", None)
+
 
 @dataclass
 class ImageGenerationOutput(ModelOutput):
@@ -107,26 +115,7 @@ class ImageGenerationOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-@dataclass
-class GenerateImageOutput(ModelOutput):
-    """Result of `generate`.
-
-    Args:
-        images: `(batch, 3, height, width)` in [-1, 1]; None for a generator without a tokenizer.
-        sequences: `(batch, tokens)` ids of the pictures.
-        drawn: `(batch, tokens)` ids as drawn, before in-painting put the known tokens back.
-        logits: `(batch, tokens, codebook)` after guidance, before filters, where asked for.
-        num_backbone_calls: how often the backbone ran.
-    """
-
-    images: torch.Tensor | None = None
-    sequences: torch.Tensor | None = None
-    drawn: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    num_backbone_calls: int | None = None
-
-
-class UniMMForImageGeneration(PreTrainedModel):
+class UniMMForImageGeneration(AdapterMixin, ImageGenerationMixin, PreTrainedModel):
     """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
 
     config: UniMMImageGenerationConfig
@@ -139,6 +128,7 @@ class UniMMForImageGeneration(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flex_attn = True
+    _adapted_module = "backbone"
 
     def __init__(self, config: UniMMImageGenerationConfig):
         super().__init__(config)
@@ -276,100 +266,50 @@ class UniMMForImageGeneration(PreTrainedModel):
     @torch.no_grad()
     def generate(
         self,
-        labels: torch.Tensor | Sequence[int] | None = None,
+        labels: torch.Tensor | Sequence[int] | int | None = None,
         text_features: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         *,
-        guidance_scale: float | GuidanceSchedule = 1.0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        do_sample: bool = True,
-        logits_processor: LogitsProcessorList | None = None,
-        soft_codes: SoftCodes | None = None,
-        inpainting: Inpainting | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        randomness: Randomness | Mapping[str, torch.Tensor] | None = None,
-        use_cache: bool = True,
-        cache_implementation: Literal["static", "dynamic"] = "static",
-        output_logits: bool = False,
-        callback: Callable[[PlanStep, Canvas], None] | None = None,
+        generation_config: GenerationConfig | None = None,
+        **options: Any,
     ) -> GenerateImageOutput:
-        """Draws one picture per label or text.
+        """Draws one picture per label or text, or several.
 
         Args:
             labels: `(batch,)` class labels.
             text_features: `(batch, length, channels)` features of the text encoder that the model was trained with.
             text_mask: `(batch, length)`, nonzero for real text.
-            guidance_scale: scale of classifier-free guidance (1 is none), or a schedule over steps.
-            temperature: of the softmax.
-            top_k: keep the k likeliest ids, 0 for all.
-            top_p: keep the likeliest ids up to this probability.
-            do_sample: draw ids; otherwise take the likeliest.
-            logits_processor: transformers' processors that run before temperature, top-k and top-p.
-            soft_codes: mix codebook rows instead of choosing one (plans that start from a reconstruction).
-            inpainting: given tokens and where they are kept.
-            generator: one for the batch, or one per sample, so that the batch equals its samples one by one.
-            randomness: another source of draws, or recorded ones by name.
-            use_cache: keep keys and values between steps.
-            cache_implementation: `static` allocates once, `dynamic` grows.
-            output_logits: also return the guided logits.
-            callback: called with every step and the canvas after it.
+            generation_config: defaults that come before those of `self.generation_config`.
+            options: fields of `unimm.ImageOptions` (guidance_scale, top_k, generator, output_type, streamer, …).
 
         Raises:
-            ConfigError: options out of range, or inputs that the condition does not take.
+            ConfigError: options that are unknown or out of range, or inputs that the condition does not take.
+            LayoutError: a size that the model does not draw.
         """
-        if labels is not None and not isinstance(labels, torch.Tensor):
-            labels = torch.tensor(list(labels), dtype=torch.long)
-        if labels is not None:
-            labels = labels.to(self.device)
-        inputs = self._condition_inputs(labels=labels, text_features=text_features, text_mask=text_mask)
-        schedule = as_schedule(guidance_scale)
-        if soft_codes is not None and not self.plan.starts_from_reconstruction:
-            raise ConfigError(
-                "soft codes need a plan whose slots start from a reconstruction; those of "
-                f"'{self.config.plan_config.model_type}' do not"
-            )
-        if isinstance(randomness, Mapping):
-            randomness = RecordedRandomness(randomness)
-        was_training = self.training
-        self.eval()
-        try:
-            processors = LogitsProcessorList(logits_processor or [])
-            processors.extend(token_filters(temperature, min(top_k, self.codebook_size), top_p))
-            generated = generate_tokens(
-                plan=self.plan,
-                backbone=self.backbone,
-                head=self.head,
-                layout=self.layout,
+        drawing = self.image_options(options, generation_config)
+        inputs = self._condition_inputs(
+            labels=self._as_labels(labels), text_features=text_features, text_mask=text_mask
+        )
+        with evaluating(self):
+            return self._draw(
+                drawing,
                 condition=self.condition(**inputs),
                 unconditional=self.condition.null(**inputs),
-                guidance=schedule,
-                randomness=randomness or GeneratorRandomness(generator),
-                processors=processors,
-                tokenizer=self.tokenizer,
-                do_sample=do_sample,
-                soft_codes=soft_codes,
-                inpainting=inpainting,
-                use_cache=use_cache,
-                cache_implementation=cache_implementation,
-                output_logits=output_logits,
-                callback=callback,
+                backbone=self.backbone,
+                context_length=self.config.context_length,
             )
-            images = None
-            if self.tokenizer is not None and generated.canvas.state is not None:
-                images = self.tokenizer.decode_canvas(generated.canvas.state)
-            elif self.tokenizer is not None:
-                images = self.tokenizer.decode(generated.canvas.tokens)
-        finally:
-            self.train(was_training)
-        return GenerateImageOutput(
-            images=images,
-            sequences=generated.canvas.ids,
-            drawn=generated.drawn,
-            logits=generated.logits,
-            num_backbone_calls=generated.num_backbone_calls,
-        )
+
+    def _as_labels(self, labels: Any) -> torch.Tensor | None:
+        """Labels as a tensor, a single one as a batch of one."""
+        if labels is None:
+            return None
+        try:
+            tensor = torch.as_tensor(labels)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"labels must be integers (one, a list or a tensor), given {labels!r}") from error
+        if tensor.numel() == 0:
+            raise ConfigError("there is nothing to draw: labels is empty, give at least one")
+        return tensor.reshape(1).to(self.device) if tensor.dim() == 0 else tensor.to(self.device)
 
     def _condition_inputs(self, **given: torch.Tensor | None) -> dict[str, Any]:
         inputs = {name: value for name, value in given.items() if value is not None}

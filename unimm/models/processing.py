@@ -12,10 +12,12 @@ from tokenizers.models import WordLevel
 from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
+from transformers.processing_utils import TextKwargs
 
 from ..data.transforms import to_pil
-from ..errors import ConfigError, DataError, LayoutError
+from ..errors import ConfigError, DataError, ImageError, LayoutError, nearest
 
+GENERATION_MODES = ("text", "image", "interleaved")
 IMAGE_TOKEN = "<|image|>"
 VISUAL_TOKEN = "<|visual|>"
 IMAGE_START_TOKEN = "<|image_start|>"
@@ -24,7 +26,9 @@ IMAGE_END_TOKEN = "<|image_end|>"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|> "
     "{% if message['content'] is string %}{{ message['content'] }} {% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|image|> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endif %}"
+    "{% if part['type'] == 'image' %}<|image|> {% elif part['type'] == 'text' %}{{ part['text'] }} "
+    "{% else %}{{ raise_exception('messages hold text and images, not ' + part['type']) }}{% endif %}"
+    "{% endfor %}{% endif %}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }} {% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|> {% endif %}"
 )
@@ -109,50 +113,108 @@ class UniMMProcessor(ProcessorMixin):
         self,
         text: str | Sequence[str] | None = None,
         images: Any = None,
-        generation_mode: str = "text",
-        return_tensors: str = "pt",
-        padding: bool = True,
+        *,
+        negative_text: str | Sequence[str] | None = None,
+        generation_mode: str | None = "text",
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        videos: None = None,
+        audio: None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """A batch of prompts.
 
         Args:
             text: prompts with one `<|image|>` per picture.
-            images: pictures of all prompts, in reading order.
+            images: pictures of all prompts, in reading order: PIL pictures, arrays, tensors, paths or addresses.
+            negative_text: prompts that guidance leads away from, one for all or one per prompt; with
+                `generation_mode="image"`.
             generation_mode: `image` opens a picture at the end of every prompt.
+            return_tensors: `pt` for tensors.
+            padding: as the text tokenizer's; always on the left.
+            videos: not read; here because transformers' pipeline names it.
+            audio: not read.
+            kwargs: of the text tokenizer.
 
         Returns:
-            `input_ids`, `attention_mask` (padded on the left) and, with pictures, `pixel_values`.
+            `input_ids`, `attention_mask` (padded on the left); with pictures `pixel_values`; with negative prompts
+            `negative_input_ids` and `negative_attention_mask`.
 
         Raises:
-            LayoutError: another number of pictures than of `<|image|>` in the text.
-            DataError: no text.
+            LayoutError: another number of pictures than of `<|image|>` in the text, or a picture in a negative prompt.
+            DataError: no text, an empty one, or something else than text.
+            ConfigError: an unknown mode or option, or a kind of input that the model does not read.
         """
-        if text is None or (not isinstance(text, str) and not len(text)):
-            raise DataError("the processor needs at least one text")
-        texts = [text] if isinstance(text, str) else list(text)
+        for name, given in (("videos", videos), ("audio", audio)):
+            if given is not None:
+                raise ConfigError(f"{type(self).__name__} reads text and images, given {name}")
+        self._check_mode(generation_mode, GENERATION_MODES)
+        for name in kwargs:
+            if name not in TextKwargs.__annotations__:
+                raise ConfigError(f"{type(self).__name__} takes no '{name}'{nearest(name, TextKwargs.__annotations__)}")
+        kwargs |= {"return_tensors": return_tensors, "padding": padding, "add_special_tokens": False}
+        texts = _as_texts(text, "text")
         pictures = _flatten(images)
         asked = sum(one.count(IMAGE_TOKEN) for one in texts)
         if asked != len(pictures):
             raise LayoutError(f"the texts have {asked} '{IMAGE_TOKEN}' but {len(pictures)} pictures were given")
         placeholders = self.image_placeholders(is_target=False)
-        texts = [one.replace(IMAGE_TOKEN, placeholders) for one in texts]
-        if generation_mode == "image":
-            texts = [one + IMAGE_START_TOKEN for one in texts]
-        batch = dict(
-            self.tokenizer(
-                texts,
-                return_tensors=return_tensors,
-                padding=padding,
-                padding_side="left",
-                add_special_tokens=False,
-                **kwargs,
-            )
-        )
-        batch.pop("token_type_ids", None)
+        opening = IMAGE_START_TOKEN if generation_mode == "image" else ""
+        batch = self._tokenize([one.replace(IMAGE_TOKEN, placeholders) + opening for one in texts], **kwargs)
         if pictures:
-            batch["pixel_values"] = self.image_processor(images=pictures, return_tensors=return_tensors)["pixel_values"]
+            batch["pixel_values"] = self._pixels(pictures, return_tensors)
+        if negative_text is not None:
+            if generation_mode != "image":
+                raise ConfigError("negative_text steers pictures: give it with generation_mode='image'")
+            negative = _as_texts(negative_text, "negative_text")
+            if len(negative) not in (1, len(texts)):
+                raise DataError(f"{len(negative)} negative texts for {len(texts)} texts: give one, or one per text")
+            if any(IMAGE_TOKEN in one for one in negative):
+                raise LayoutError(f"a negative text holds no pictures, found '{IMAGE_TOKEN}' in it")
+            encoded = self._tokenize([one + opening for one in negative], **kwargs)
+            batch |= {f"negative_{name}": encoded[name] for name in ("input_ids", "attention_mask")}
         return BatchFeature(batch)
+
+    def _tokenize(self, texts: list[str], **kwargs: Any) -> dict[str, Any]:
+        batch = dict(self.tokenizer(texts, **(kwargs | {"padding_side": "left"})))
+        batch.pop("token_type_ids", None)
+        return batch
+
+    def _pixels(self, pictures: list[Any], return_tensors: str | None) -> Any:
+        for picture in pictures:
+            if isinstance(picture, Image.Image) and 0 in picture.size:
+                raise ImageError(f"a picture of {picture.width}x{picture.height} pixels holds nothing to read")
+        try:
+            pictures = self.image_processor.fetch_images(pictures)
+            return self.image_processor(images=pictures, return_tensors=return_tensors)["pixel_values"]
+        except (TypeError, ValueError, OSError) as error:
+            kinds = ", ".join(sorted({type(picture).__name__ for picture in pictures}))
+            raise ImageError(f"pictures given as {kinds} cannot be read: {error}") from error
+
+    @staticmethod
+    def _check_mode(mode: str | None, known: Sequence[str]) -> None:
+        if mode is not None and mode not in known:
+            raise ConfigError(
+                f"generation_mode must be {', '.join(map(repr, known[:-1]))} or '{known[-1]}', given {mode!r}"
+            )
+
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'.
+
+        Raises:
+            DataError: no conversation, or messages without role or content.
+            ConfigError: parts that are neither text nor images.
+        """
+        for message in _messages(conversation):
+            if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+                raise DataError(f"a message needs a role and a content, given {message!r}")
+            for part in [] if isinstance(message["content"], str) else message["content"]:
+                kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+                if kind not in ("text", "image", "image_url"):
+                    raise ConfigError(f"messages hold parts of the types 'text' and 'image', found {kind!r}")
+                if kind == "text" and not isinstance(part.get("text"), str):
+                    raise DataError(f"a part of type 'text' needs a string as its text, given {part!r}")
+        return super().apply_chat_template(conversation, *args, **kwargs)
 
     def encode_conversation(
         self, messages: Sequence[Mapping[str, Any]], *, drop_prompt: bool = False
@@ -217,11 +279,32 @@ class UniMMProcessor(ProcessorMixin):
         Raises:
             ConfigError: an unknown mode.
         """
-        if generation_mode in (None, "text"):
-            return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+        self._check_mode(generation_mode, ("text", "image"))
         if generation_mode == "image":
             return self.image_processor.postprocess(generated_outputs)
-        raise ConfigError(f"generation_mode must be 'text' or 'image', given '{generation_mode}'")
+        return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+
+def _as_texts(text: Any, name: str) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text) if isinstance(text, list | tuple) else []
+    if not texts:
+        raise DataError(f"the processor needs {name} as a string or a list with at least one, given {text!r}")
+    for index, one in enumerate(texts):
+        if not isinstance(one, str):
+            raise DataError(f"{name} {index} must be a string, given {type(one).__name__}")
+        if not one.strip():
+            raise DataError(f"{name} {index} is empty: give a prompt with at least one word")
+    return texts
+
+
+def _messages(conversation: Any) -> list[Any]:
+    """The messages of one or several conversations."""
+    conversation = getattr(conversation, "messages", conversation)
+    if not isinstance(conversation, list | tuple) or not conversation:
+        raise DataError(f"a conversation is a list of messages with role and content, given {conversation!r}")
+    if isinstance(conversation[0], list | tuple) or hasattr(conversation[0], "messages"):
+        return [message for one in conversation for message in _messages(one)]
+    return list(conversation)
 
 
 def _flatten(images: Any) -> list[Any]:

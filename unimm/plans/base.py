@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LayoutError
 from ..tokens import TokenLayout, VisualTokens
 
 if TYPE_CHECKING:
@@ -289,3 +289,20 @@ class PredictionPlan(nn.Module, ABC):
                 their slots from a reconstruction.
         """
         canvas.ids[:, step.tokens] = ids
+
+    def decode(self, canvas: Canvas, tokenizer: VisualTokenizer) -> torch.Tensor:
+        """Pixels `(batch, channels, height, width)` in [-1, 1] of a finished canvas."""
+        return tokenizer.decode(canvas.tokens)
+
+    def preview(self, canvas: Canvas, num_tokens: int, tokenizer: VisualTokenizer) -> torch.Tensor:
+        """Pixels `(batch, channels, height, width)` in [-1, 1] of a canvas whose first `num_tokens` tokens are placed.
+
+        Raises:
+            LayoutError: this plan's canvas cannot be shown before it is finished.
+        """
+        if num_tokens < canvas.layout.length:
+            raise LayoutError(
+                f"{type(self).__name__} cannot show an unfinished canvas: {num_tokens} of {canvas.layout.length} tokens are "
+                "placed"
+            )
+        return self.decode(canvas, tokenizer)

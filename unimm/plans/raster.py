@@ -133,6 +133,15 @@ class RasterPlan(PredictionPlan):
         previous = self.embed_tokens(canvas.ids[:, last : last + 1], tokenizer, first=last)
         return previous.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
 
+    def preview(self, canvas: Canvas, num_tokens: int, tokenizer: VisualTokenizer) -> torch.Tensor:
+        """The canvas so far, mid-grey where no token has been placed; grids of rows and columns only."""
+        if canvas.layout.num_dimensions != 2:
+            return super().preview(canvas, num_tokens, tokenizer)
+        pixels = self.decode(canvas, tokenizer)
+        placed = torch.arange(canvas.layout.length, device=pixels.device) < num_tokens
+        placed = placed.view(1, 1, *canvas.layout.final).to(pixels.dtype)
+        return pixels * nn.functional.interpolate(placed, size=pixels.shape[-2:], mode="nearest")
+
 
 def _prefix(condition: Condition) -> torch.Tensor:
     if condition.prefix is None:

@@ -144,6 +144,15 @@ class ScalePlan(PredictionPlan):
         codes = tokenizer.embed(ids) if embeddings is None else embeddings
         canvas.state = tokenizer.accumulate(canvas.state, codes, step.index, canvas.layout)
 
+    def decode(self, canvas: Canvas, tokenizer: VisualTokenizer) -> torch.Tensor:
+        # The running reconstruction also holds what soft codes were mixed of.
+        assert canvas.state is not None
+        return tokenizer.decode_canvas(canvas.state)
+
+    def preview(self, canvas: Canvas, num_tokens: int, tokenizer: VisualTokenizer) -> torch.Tensor:
+        """The running reconstruction, coarse to fine."""
+        return self.decode(canvas, tokenizer)
+
     def _first_level(self, condition: Condition) -> torch.Tensor:
         if condition.vector is None:
             raise ConfigError(

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from ..conversion.base import Converter, Preset, Rename, System
 from ..conversion.vqgan_names import taming_names, with_prefix
+from ..generation.guidance import LinearGuidance
 from ..models.image_generation import UniMMImageGenerationConfig
 from ..tokenizers import MultiScaleVQTokenizerConfig
 
@@ -185,6 +186,10 @@ def converter(config: PreTrainedConfig) -> Converter:
     return Converter(rules, ignored=IGNORED, wrappers=WRAPPERS)
 
 
+#: The paper's: `cfg` 1.5, which rises from no guidance at the first map to `1 + cfg` at the last.
+SAMPLING = {"guidance_scale": LinearGuidance(1.0, 2.5), "top_k": 900, "top_p": 0.96}
+
+
 def _preset(depth: int, parameters: float, sides: Sequence[int], *, share_modulation: bool = False) -> Preset:
     return Preset(
         config=lambda: generator_config(
@@ -193,6 +198,7 @@ def _preset(depth: int, parameters: float, sides: Sequence[int], *, share_modula
         parameters=parameters,
         released_file=f"var_d{depth}.pth",
         hub_id="FoundationVision/var",
+        sampling=SAMPLING,
     )
 
 

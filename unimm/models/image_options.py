@@ -1,0 +1,176 @@
+"""The options of drawing pictures that all models share: what the caller says, what the model's folder says, defaults."""
+
+# Annotations stay objects here: the type check reads them.
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import GenerationConfig, LogitsProcessorList
+
+from ..errors import ConfigError, nearest
+from ..generation.filters import SoftCodes, token_filters
+from ..generation.guidance import ConstantGuidance, GuidanceSchedule, as_schedule
+from ..generation.loop import Inpainting
+from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..generation.streaming import ImageStreamer
+
+OutputType = Literal["pt", "np", "pil", "latent", "ids"]
+
+#: Options that `generation_config.json` may hold.
+SAVED_OPTIONS = ("guidance_scale", "temperature", "top_k", "top_p", "do_sample", "use_cache", "cache_implementation")
+#: Tensors that `callback_on_step_end` may ask for; it may replace the first one.
+CALLBACK_TENSORS = ("ids", "logits", "canvas")
+
+
+@strict
+@dataclass(kw_only=True)
+class ImageOptions:
+    """How pictures are drawn.
+
+    Args:
+        guidance_scale: scale of classifier-free guidance (1 is none), or a schedule over steps.
+        temperature: of the softmax.
+        top_k: keep the k likeliest ids, 0 for all.
+        top_p: keep the likeliest ids up to this probability.
+        do_sample: draw ids; otherwise take the likeliest.
+        logits_processor: transformers' processors that run before temperature, top-k and top-p.
+        soft_codes: mix codebook rows instead of choosing one (plans that start from a reconstruction).
+        inpainting: given tokens and where they are kept.
+        num_images_per_prompt: pictures per prompt or label; those of a prompt follow each other.
+        height: pixels; one of the sizes that the model draws.
+        width: pixels.
+        generator: one for the batch, or one per picture, so that the batch equals its pictures one by one.
+        randomness: another source of draws, or recorded ones by name.
+        use_cache: keep keys and values between steps.
+        cache_implementation: `static` allocates once, `dynamic` grows.
+        output_type: of the pictures: `pt` and `np` in [0, 1] as in diffusers, `pil`, or `latent` (the same as `ids`) for
+            the visual ids. Without one: pixels in [-1, 1], which is what visual tokenizers take and give.
+        output_logits: also return the guided logits.
+        streamer: gets every step, with a preview that is decoded when asked for.
+        callback_on_step_end: called as in diffusers, `callback(model, step, num_tokens, tensors) -> tensors`, before a
+            step's tokens are placed; `num_tokens` counts those placed with this step.
+        callback_on_step_end_tensor_inputs: what the callback gets: `ids` of this step, which it may replace, its guided
+            `logits`, and the `canvas` ids of the steps before.
+        given: names of the options that the caller gave.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+    """
+
+    guidance_scale: Any = 1.0
+    temperature: float | int = 1.0
+    top_k: int = 0
+    top_p: float | int = 1.0
+    do_sample: bool = True
+    logits_processor: LogitsProcessorList | list | None = None
+    soft_codes: SoftCodes | None = None
+    inpainting: Inpainting | None = None
+    num_images_per_prompt: int = 1
+    height: int | None = None
+    width: int | None = None
+    generator: Any = None
+    randomness: Randomness | Mapping | None = None
+    use_cache: bool = True
+    cache_implementation: Literal["static", "dynamic"] = "static"
+    output_type: OutputType | None = None
+    output_logits: bool = False
+    streamer: ImageStreamer | None = None
+    callback_on_step_end: Any = None
+    callback_on_step_end_tensor_inputs: list | tuple = ("ids",)
+    given: frozenset = field(default=frozenset(), repr=False)
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any], *defaults: Mapping[str, Any]) -> "ImageOptions":
+        """What the caller says, then the `defaults` in their order, then this class's own; None counts as not said.
+
+        Raises:
+            ConfigError: an unknown option (with the nearest known one), or a value of the wrong type or out of range.
+        """
+        known = OPTION_NAMES
+        merged: dict[str, Any] = {}
+        for source in (given, *defaults):
+            for name, value in source.items():
+                if name not in known:
+                    raise ConfigError(f"drawing pictures takes no '{name}'{nearest(name, known)}")
+                if value is not None:
+                    merged.setdefault(name, value)
+        explicit = frozenset(name for name, value in given.items() if value is not None)
+        try:
+            return cls(**merged, given=explicit)
+        except StrictDataclassError as error:
+            cause = error.__cause__ or error
+            raise cause if isinstance(cause, ConfigError) else ConfigError(f"drawing pictures: {cause}") from error
+
+    def validate_values(self) -> None:
+        """Ranges, and options that exclude each other; called when the options are made."""
+        self.guidance_scale = as_schedule(self.guidance_scale)
+        # They know their own ranges.
+        token_filters(self.temperature, self.top_k, self.top_p)
+        for name in ("num_images_per_prompt", "height", "width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, given {value}")
+        if self.randomness is not None and self.generator is not None:
+            raise ConfigError("give either a generator or randomness, given both")
+        if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
+            raise ConfigError(f"callback_on_step_end must be callable, given {self.callback_on_step_end!r}")
+        for name in self.callback_on_step_end_tensor_inputs:
+            if name not in CALLBACK_TENSORS:
+                raise ConfigError(
+                    f"a callback at a step's end gets no tensor '{name}'{nearest(name, CALLBACK_TENSORS)}"
+                )
+        generators = self.generator if isinstance(self.generator, list | tuple) else [self.generator]
+        for one in generators:
+            if not isinstance(one, torch.Generator) and self.generator is not None:
+                raise ConfigError(f"generator must be a torch.Generator or a list of them, given {self.generator!r}")
+
+    @property
+    def guidance(self) -> GuidanceSchedule:
+        return self.guidance_scale
+
+    def is_guided(self, num_steps: int) -> bool:
+        """Whether any of `num_steps` steps has a scale other than 1."""
+        return self.guidance.last_guided_step(num_steps) >= 0
+
+    def source_of_draws(self, num_pictures: int) -> Randomness:
+        """Where the draws for a batch of `num_pictures` come from.
+
+        Raises:
+            ConfigError: another number of generators.
+        """
+        if isinstance(self.randomness, Mapping):
+            return RecordedRandomness(self.randomness)
+        if isinstance(self.generator, list | tuple) and len(self.generator) != num_pictures:
+            raise ConfigError(
+                f"{len(self.generator)} generators were given for {num_pictures} pictures "
+                f"({self.num_images_per_prompt} per prompt): give one for all of them, or one per picture"
+            )
+        return self.randomness or GeneratorRandomness(self.generator)
+
+    def filters(self, codebook_size: int) -> LogitsProcessorList:
+        """The caller's logits processors, then temperature, top-k and top-p."""
+        processors = LogitsProcessorList(self.logits_processor or [])
+        processors.extend(token_filters(self.temperature, min(self.top_k, codebook_size), self.top_p))
+        return processors
+
+    def without_effect(self, num_steps: int) -> list[str]:
+        """What the caller gave that changes nothing, each in a clause that says why."""
+        found = []
+        if "guidance_scale" in self.given and self.guidance != ConstantGuidance(1.0) and not self.is_guided(num_steps):
+            found.append(f"guidance_scale, because {self.guidance} is 1 at all {num_steps} steps")
+        if not self.do_sample and self.soft_codes is None:
+            neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            idle = [name for name in neutral if name in self.given and getattr(self, name) != neutral[name]]
+            idle += [name for name in ("generator", "randomness") if name in self.given]
+            found += [f"{name}, because the likeliest id is taken (do_sample=False)" for name in idle]
+        if not self.use_cache and "cache_implementation" in self.given:
+            found.append("cache_implementation, because use_cache is False")
+        return found
+
+
+OPTION_NAMES = tuple(one.name for one in fields(ImageOptions) if one.name != "given")
+#: Options that only pictures have; the others are transformers' too.
+PICTURE_OPTIONS = frozenset(OPTION_NAMES) - set(vars(GenerationConfig())) - {"logits_processor", "streamer"}

@@ -1,0 +1,277 @@
+"""What both models share when they draw: defaults of the model's folder, checks, guidance, previews, output types."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+from transformers.utils import ModelOutput
+
+from ..conditions.base import Condition
+from ..data.transforms import as_output_type
+from ..errors import ConfigError, LayoutError, nearest
+from ..generation.guidance import GuidanceSchedule
+from ..generation.loop import generate_tokens
+from ..generation.streaming import ImageProgress
+from ..heads.base import PredictionHead
+from ..plans.base import Canvas, PlanStep, PredictionPlan
+from ..tokenizers.base import VisualTokenizer
+from ..tokens import TokenLayout, check_ids
+from .image_options import SAVED_OPTIONS, ImageOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class GenerateImageOutput(ModelOutput):
+    """Result of drawing pictures.
+
+    Args:
+        images: what `output_type` asked for; without one `(batch, 3, height, width)` in [-1, 1]. None for a generator
+            without a tokenizer.
+        sequences: `(batch, tokens)` ids of the pictures.
+        drawn: `(batch, tokens)` ids as drawn, before in-painting put the known tokens back.
+        logits: `(batch, tokens, codebook)` after guidance, before filters, where asked for.
+        num_backbone_calls: how often the backbone ran.
+    """
+
+    images: Any = None
+    sequences: torch.Tensor | None = None
+    drawn: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    num_backbone_calls: int | None = None
+
+
+class ImageGenerationMixin(GenerationMixin):
+    """Draws pictures: the part of `generate` that no condition or language model changes.
+
+    Sampling defaults come from the model's `generation_config`: from its own fields, or, where those speak of text, from
+    its entry `_image_sampling_key`.
+    """
+
+    config: Any
+    device: torch.device
+    plan: PredictionPlan
+    head: PredictionHead
+    layout: TokenLayout
+    codebook_size: int
+    tokenizer: VisualTokenizer | None
+    _image_sampling_key: ClassVar[str | None] = None
+
+    def image_options(
+        self, given: Mapping[str, Any], generation_config: GenerationConfig | None = None
+    ) -> ImageOptions:
+        """The options of one call: the caller's, then a given generation config's, the model's own, and the defaults.
+
+        Raises:
+            ConfigError: an unknown option, a value of the wrong type or out of range, or one that this model cannot honour.
+            LayoutError: a size that this model does not draw.
+        """
+        if generation_config is not None and not isinstance(generation_config, GenerationConfig):
+            raise ConfigError(f"generation_config must be a GenerationConfig, given {generation_config!r}")
+        configs = [one for one in (generation_config, self.generation_config) if one is not None]
+        options = ImageOptions.resolve(given, *map(self._image_sampling, configs))
+        self._check_size(options.height, options.width)
+        if options.soft_codes is not None and not self.plan.starts_from_reconstruction:
+            raise ConfigError(
+                "soft codes need a plan whose slots start from a reconstruction; those of "
+                f"'{self.config.plan_config.model_type}' do not"
+            )
+        if self.tokenizer is None and options.output_type in ("pt", "np", "pil"):
+            raise ConfigError(
+                f"this generator has no visual tokenizer and gives ids, not '{options.output_type}': use "
+                "output_type='latent', or convert it with --tokenizer"
+            )
+        return options
+
+    def set_image_sampling(self, **options: Any) -> None:
+        """Puts sampling defaults into `generation_config`, to be saved with the model and used where a caller says nothing.
+
+        Args:
+            options: guidance_scale (a number or a schedule), temperature, top_k, top_p, do_sample, use_cache,
+                cache_implementation.
+
+        Raises:
+            ConfigError: an option that cannot be saved, or a value of the wrong type or out of range.
+        """
+        for name in options:
+            if name not in SAVED_OPTIONS:
+                raise ConfigError(f"generation_config.json keeps no '{name}'{nearest(name, SAVED_OPTIONS)}")
+        ImageOptions.resolve(options)
+        options = {
+            name: value.to_dict() if isinstance(value, GuidanceSchedule) else value for name, value in options.items()
+        }
+        config = self.generation_config
+        assert config is not None
+        if self._image_sampling_key is not None:
+            setattr(config, self._image_sampling_key, options)
+            return
+        # transformers refuses to save filters of a distribution that nothing is drawn from.
+        for name, value in ({"do_sample": True} | options).items():
+            setattr(config, name, value)
+
+    def _image_sampling(self, config: GenerationConfig) -> Mapping[str, Any]:
+        if self._image_sampling_key is None:
+            return {name: getattr(config, name, None) for name in SAVED_OPTIONS}
+        kept = getattr(config, self._image_sampling_key, None) or {}
+        if not isinstance(kept, Mapping):
+            raise ConfigError(f"generation_config.{self._image_sampling_key} must be a mapping, found {kept!r}")
+        return kept
+
+    def _check_size(self, height: int | None, width: int | None) -> None:
+        sizes = self.config.supported_sizes
+        if not any(height in (None, one) and width in (None, other) for one, other in sizes):
+            asked = f"{height or 'any'} x {width or 'any'}"
+            known = ", ".join(f"{one} x {other}" for one, other in sizes)
+            raise LayoutError(
+                f"this model draws pictures of {known} pixels (height x width), asked for {asked}: leave height and width "
+                "out and resize the picture, or choose a model of that size"
+            )
+
+    def _draw(
+        self,
+        options: ImageOptions,
+        condition: Condition,
+        unconditional: Condition | None,
+        backbone: Any,
+        context_length: int | None = None,
+    ) -> GenerateImageOutput:
+        """Draws `options.num_images_per_prompt` pictures per row of the condition.
+
+        Args:
+            options: of this call.
+            condition: one row per prompt.
+            unconditional: what guidance leads away from, None where the model has nothing of the kind.
+            backbone: what turns slots into hidden states.
+            context_length: slots that a sequence may have at most, None for no limit.
+        """
+        if condition.num_rows == 0:
+            raise ConfigError("there is nothing to draw: the batch is empty, give at least one prompt or label")
+        steps = self.plan.steps(self.layout, condition.prefix_length)
+        self._check_context(condition, context_length)
+        self._warn(options, condition, unconditional, len(steps))
+        times = options.num_images_per_prompt
+        condition = condition.repeat_interleave(times)
+        if unconditional is not None and options.is_guided(len(steps)):
+            self._check_context(unconditional, context_length)
+            unconditional = unconditional.repeat_interleave(times)
+        try:
+            generated = generate_tokens(
+                plan=self.plan,
+                backbone=backbone,
+                head=self.head,
+                layout=self.layout,
+                condition=condition,
+                unconditional=unconditional,
+                guidance=options.guidance,
+                randomness=options.source_of_draws(condition.num_rows),
+                processors=options.filters(self.codebook_size),
+                tokenizer=self.tokenizer,
+                do_sample=options.do_sample,
+                soft_codes=options.soft_codes,
+                inpainting=options.inpainting,
+                use_cache=options.use_cache,
+                cache_implementation=options.cache_implementation,
+                output_logits=options.output_logits,
+                edit=None if options.callback_on_step_end is None else partial(self._call_back, options),
+                callback=None if options.streamer is None else partial(self._stream, options, len(steps)),
+            )
+        finally:
+            if options.streamer is not None:
+                options.streamer.end()
+        return GenerateImageOutput(
+            images=self._pictures(generated.canvas, options.output_type),
+            sequences=generated.canvas.ids,
+            drawn=generated.drawn,
+            logits=generated.logits,
+            num_backbone_calls=generated.num_backbone_calls,
+        )
+
+    def _pictures(self, canvas: Canvas, output_type: str | None) -> Any:
+        if output_type in ("latent", "ids"):
+            return canvas.ids
+        if self.tokenizer is None:
+            return None
+        return as_output_type(self.plan.decode(canvas, self.tokenizer), output_type)
+
+    def _call_back(self, options: ImageOptions, step: PlanStep, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The ids to place, after `callback_on_step_end` has seen the step."""
+        given = {name: tensors[name] for name in options.callback_on_step_end_tensor_inputs}
+        returned = options.callback_on_step_end(self, step.index, step.tokens.stop, dict(given))
+        if returned is None:
+            return tensors["ids"]
+        if not isinstance(returned, Mapping):
+            raise ConfigError(
+                f"callback_on_step_end must return its tensors by name, returned {type(returned).__name__}"
+            )
+        for name, value in returned.items():
+            if name not in given:
+                raise ConfigError(
+                    f"callback_on_step_end returned '{name}', which it was not given{nearest(name, given)}"
+                )
+            if name != "ids" and value is not given[name]:
+                raise ConfigError(f"callback_on_step_end may replace 'ids'; a changed '{name}' would have no effect")
+        ids = returned.get("ids", tensors["ids"])
+        if ids is not tensors["ids"]:
+            expected = tensors["ids"]
+            if not isinstance(ids, torch.Tensor) or ids.shape != expected.shape or ids.is_floating_point():
+                raise ConfigError(f"callback_on_step_end must return integer ids of shape {tuple(expected.shape)}")
+            check_ids(ids, self.codebook_size)
+        return ids.to(tensors["ids"])
+
+    def _stream(self, options: ImageOptions, num_steps: int, step: PlanStep, canvas: Canvas) -> None:
+        num_tokens = step.tokens.stop
+        # The loop goes on writing into the canvas; a preview may be asked for later.
+        seen = Canvas(canvas.layout, canvas.ids.clone(), canvas.state)
+
+        def decode() -> torch.Tensor:
+            if self.tokenizer is None:
+                raise ConfigError("a generator without a visual tokenizer gives ids and has no preview")
+            return self.plan.preview(seen, num_tokens, self.tokenizer)
+
+        assert options.streamer is not None
+        options.streamer.put(ImageProgress(step.index, num_steps, num_tokens, seen.ids[:, :num_tokens], decode))
+
+    def _check_context(self, condition: Condition, context_length: int | None) -> None:
+        if context_length is None:
+            return
+        prompt_length = condition.prefix_length
+        if condition.prefix_mask is not None:
+            prompt_length = int(condition.prefix_mask.sum(1).max())
+        needed = prompt_length + self.layout.length - 1
+        if needed > context_length:
+            raise LayoutError(
+                f"the prompt has {prompt_length} tokens and a picture takes {self.layout.length - 1} more, but the language "
+                f"model's context (max_position_embeddings) ends at {context_length}: shorten the prompt"
+            )
+
+    def _warn(
+        self, options: ImageOptions, condition: Condition, unconditional: Condition | None, num_steps: int
+    ) -> None:
+        idle = options.without_effect(num_steps)
+        if options.is_guided(num_steps):
+            if unconditional is None:
+                idle.append("guidance_scale, because this model has no null condition and no negative prompt was given")
+            elif "guidance_scale" in options.given and condition.equals(unconditional):
+                idle.append("guidance_scale, because the condition is the null condition itself")
+        if not self.plan.uses_cache and {"use_cache", "cache_implementation"} & options.given:
+            idle.append(f"use_cache, because the plan '{self.config.plan_config.model_type}' keeps no cache")
+        for clause in idle:
+            logger.warning("without effect: %s", clause)
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside of the block, the mode from before after it."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
