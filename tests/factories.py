@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import AutoModel, Qwen3Config, SiglipVisionConfig
 
-from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig
+from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig, UniMMImageProcessor, UniMMProcessor
 from unimm.backbones import LLMBackboneConfig, VisualTransformerConfig
+from unimm.models import word_tokenizer
 from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
 from unimm.tokenizers.losses import PatchDiscriminatorConfig, StyleDiscriminatorConfig
 
@@ -151,6 +152,39 @@ CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")
 def build(name: str, seed: int = 0):
     torch.manual_seed(seed)
     return AutoModel.from_config(CONFIGS[name]()).eval()
+
+
+WORDS = ["draw", "a", "red", "circle", "what", "colour", "is", "it", "blue", "green", "square", "and", "then"]
+
+
+def build_with_processor(seed: int = 0, **text):
+    """A conditional model and the processor that speaks its words; `text` changes the language model."""
+    processor = UniMMProcessor(
+        UniMMImageProcessor(size={"height": 16, "width": 16}), word_tokenizer(WORDS), num_visual_tokens=16
+    )
+    tokenizer = processor.tokenizer
+    names = ("image", "visual", "image_start", "image_end")
+    sizes = {**TEXT, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, **text}
+    config = conditional_config(
+        text_config=Qwen3Config(**sizes),
+        null_prompt_ids=processor.null_prompt_ids,
+        **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names},
+    )
+    torch.manual_seed(seed)
+    return AutoModel.from_config(config).eval(), processor
+
+
+def prompts(processor, *texts, **options):
+    """Texts as messages of a user who waits for an answer."""
+    chats = [
+        processor.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        for text in texts
+    ]
+    return processor(text=chats, **options)
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def condition_inputs(model, batch: int, seed: int = 1) -> dict[str, torch.Tensor]:

@@ -5,9 +5,17 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
 from .conditions import ClassConditionConfig, TextConditionConfig
 from .errors import UniMMError
-from .generation import ConstantGuidance, IntervalGuidance, LinearGuidance, SoftCodes
+from .generation import (
+    ConstantGuidance,
+    ImageIteratorStreamer,
+    ImageStreamer,
+    IntervalGuidance,
+    LinearGuidance,
+    SoftCodes,
+)
 from .heads import CategoricalHeadConfig
 from .models import (
+    ImageOptions,
     UniMMConditionalConfig,
     UniMMForConditionalGeneration,
     UniMMForImageGeneration,
@@ -15,6 +23,7 @@ from .models import (
     UniMMImageProcessor,
     UniMMProcessor,
 )
+from .pipelines import ImageGenerationPipeline, pipeline
 from .plans import RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
     KLTokenizer,
@@ -69,6 +78,10 @@ AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)
 
 __all__ = [
     "ConstantGuidance",
+    "ImageGenerationPipeline",
+    "ImageIteratorStreamer",
+    "ImageOptions",
+    "ImageStreamer",
     "IntervalGuidance",
     "LinearGuidance",
     "SoftCodes",
@@ -81,4 +94,5 @@ __all__ = [
     "UniMMImageProcessor",
     "UniMMProcessor",
     "VisualTokens",
+    "pipeline",
 ]

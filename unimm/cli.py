@@ -33,6 +33,7 @@ _TRAINING = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
 }
+_OWN = "The model's own default when not given."
 _TRAINING_HELP = "Arguments: --config RECIPE.yaml [--any_field value] [--dry_run] [--tiny] [--overwrite]."
 
 
@@ -63,57 +64,50 @@ _training_command("sft", "Train a conditional model on conversations with pictur
 def generate(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a model.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat for several.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What guidance leads away from, with --prompt.")] = None,
     label: Annotated[list[int] | None, typer.Option(help="Class to draw; repeat for several.")] = None,
     num_images: Annotated[int, typer.Option(min=1, help="Pictures per prompt or label.")] = 1,
-    guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
-    temperature: Annotated[float, typer.Option(help="Of the softmax.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
+    guidance_scale: Annotated[float | None, typer.Option(help=f"Classifier-free guidance; 1 is none. {_OWN}")] = None,
+    temperature: Annotated[float | None, typer.Option(help=f"Of the softmax. {_OWN}")] = None,
+    top_k: Annotated[int | None, typer.Option(help=f"Keep the k likeliest tokens; 0 keeps all. {_OWN}")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help=f"Keep the likeliest tokens up to this probability. {_OWN}")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; checked against the model's size.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; checked against the model's size.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     out: Annotated[Path, typer.Option(help="PNG grid to write.")] = Path("generated.png"),
 ) -> None:
     """Draw pictures."""
     import torch
 
-    from .data.transforms import save_grid, to_pil
+    from .data.transforms import save_grid
+    from .pipelines import ImageGenerationPipeline
 
-    loaded = _load(model)
-    generator = torch.Generator().manual_seed(seed)
-    sampling: dict[str, Any] = {
-        "guidance_scale": guidance_scale,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "generator": generator,
-    }
     if bool(prompt) == bool(label):
         raise ConfigError("give either --prompt or --label (one or several of them)")
-    if prompt:
-        processor = _processor(model, loaded)
-        captions = [one for one in prompt for _ in range(num_images)]
-        texts = [
-            processor.apply_chat_template(
-                [{"role": "user", "content": [{"type": "text", "text": one}]}],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            for one in captions
-        ]
-        inputs = processor(text=texts, generation_mode="image")
-        ids = loaded.generate(**inputs, generation_mode="image", **sampling)
-        pixels = loaded.decode_image_tokens(ids)
-    else:
-        assert label is not None
-        if not hasattr(loaded, "condition"):
-            raise ConfigError(f"a {type(loaded).__name__} draws from a --prompt, not from a --label")
-        labels = [one for one in label for _ in range(num_images)]
-        captions = [str(one) for one in labels]
-        pixels = loaded.generate(labels=labels, **sampling).images
-        if pixels is None:
-            raise ConfigError(
-                f"'{model}' was converted without its visual tokenizer and gives ids only: convert it with --tokenizer"
-            )
-    save_grid(to_pil(pixels), captions, out)
+    if negative_prompt is not None and not prompt:
+        raise ConfigError("--negative_prompt goes with --prompt; it has no effect on a --label")
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"the grid is a PNG picture: --out must end in .png, given '{out}'")
+    loaded = _load(model)
+    processor = None if hasattr(loaded, "condition") else _processor(model, loaded)
+    condition: dict[str, Any] = {"labels": label} if label else {"prompt": prompt}
+    if negative_prompt is not None:
+        condition["negative_prompt"] = negative_prompt
+    images = ImageGenerationPipeline(loaded, processor)(
+        **condition,
+        num_images_per_prompt=num_images,
+        guidance_scale=guidance_scale,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        height=height,
+        width=width,
+        generator=torch.Generator().manual_seed(seed),
+    ).images
+    captions = [str(one) for one in prompt or label or () for _ in range(num_images)]
+    save_grid(images, captions, out)
     console.print(f"{len(captions)} pictures in {out}")
 
 
@@ -127,9 +121,11 @@ def chat(
     """Ask a question, with or without pictures."""
     from .data.images import decode_image
 
+    if not question.strip():
+        raise ConfigError("the question is empty: ask something")
+    pictures = [decode_image(path) for path in image or []]
     loaded = _load(model)
     processor = _processor(model, loaded)
-    pictures = [decode_image(path) for path in image or []]
     content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": question}]
     text = processor.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -142,9 +138,8 @@ def chat(
         eos_token_id=processor.tokenizer.eos_token_id,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
-    console.print(
-        processor.tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-    )
+    said = processor.tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    console.print(escape(said))
 
 
 @app.command()
@@ -315,27 +310,22 @@ def data_export(
 
 
 def _load(model: str) -> Any:
-    from transformers import AutoModel
-
     import unimm  # noqa: F401  (registers the models)
 
-    if not Path(model).exists() and ("/" not in model or model.startswith((".", "/"))):
-        raise ConfigError(f"'{model}' is neither a folder here nor a Hub id of the form owner/name")
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
-        raise ConfigError(f"the folder '{model}' is no model: it has no config.json")
-    return AutoModel.from_pretrained(model).eval()
+    from .models.folders import load_model
+
+    return load_model(model)
 
 
 def _processor(model: str, loaded: Any) -> Any:
-    from transformers import AutoProcessor
-
     from .models import UniMMForConditionalGeneration
+    from .models.folders import load_processor
 
     if not isinstance(loaded, UniMMForConditionalGeneration):
         raise ConfigError(
             f"'{model}' holds a {type(loaded).__name__}; prompts and questions need a UniMMForConditionalGeneration"
         )
-    return AutoProcessor.from_pretrained(model)
+    return load_processor(model)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,26 @@
 import pytest
 import torch
-from factories import CONDITIONALS, TEXT, VQ, build, conditional_config, random_ids
+from factories import CONDITIONALS, TEXT, VQ, build, build_with_processor, conditional_config, prompts, random_ids
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, Qwen3Config
 
-from unimm import UniMMConditionalConfig, UniMMImageProcessor, UniMMProcessor
+from unimm import UniMMConditionalConfig, UniMMProcessor
 from unimm.errors import ConfigError, LayoutError
-from unimm.models import word_tokenizer
-
-WORDS = ["draw", "a", "red", "circle", "what", "colour", "is", "it", "blue", "green", "square", "and", "then"]
 
 
 @pytest.fixture(scope="module")
-def processor():
-    return UniMMProcessor(
-        UniMMImageProcessor(size={"height": 16, "width": 16}), word_tokenizer(WORDS), num_visual_tokens=16
-    )
+def parts():
+    return build_with_processor()
 
 
 @pytest.fixture(scope="module")
-def model(processor):
-    tokenizer = processor.tokenizer
-    names = ("image", "visual", "image_start", "image_end")
-    config = conditional_config(
-        text_config=Qwen3Config(**{**TEXT, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}),
-        null_prompt_ids=processor.null_prompt_ids,
-        **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in names},
-    )
-    torch.manual_seed(0)
-    return AutoModel.from_config(config).eval()
+def model(parts):
+    return parts[0]
 
 
-def prompts(processor, *texts, **options):
-    chats = [
-        processor.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-        for text in texts
-    ]
-    return processor(text=chats, **options)
+@pytest.fixture(scope="module")
+def processor(parts):
+    return parts[1]
 
 
 def picture(colour=(200, 30, 30)):

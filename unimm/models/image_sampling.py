@@ -116,6 +116,14 @@ class ImageGenerationMixin(GenerationMixin):
         for name, value in ({"do_sample": True} | options).items():
             setattr(config, name, value)
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'."""
+        config = self.generation_config
+        if config is not None and self._image_sampling_key is not None and hasattr(config, self._image_sampling_key):
+            # Of a generation config that is marked as derived from the model's, transformers reads its own fields alone.
+            config._from_model_config = False
+        return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
     def _image_sampling(self, config: GenerationConfig) -> Mapping[str, Any]:
         if self._image_sampling_key is None:
             return {name: getattr(config, name, None) for name in SAVED_OPTIONS}
