@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 import torch
-from factories import build
+from factories import build, build_with_processor
+from PIL import Image
 from safetensors.torch import load_file
 
 from unimm import cli
@@ -129,6 +130,80 @@ def test_a_generator_without_a_tokenizer_says_how_to_get_one(command, tmp_path):
     code, _, err = command("generate", tmp_path / "model", "--label", "1")
     assert code == 1
     assert "--tokenizer" in err
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("conditional")
+    for part in build_with_processor(max_position_embeddings=512):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_generate_and_chat_speak_with_a_conditional_model(command, conditional, tmp_path):
+    words = ("--prompt", "a red circle", "--negative_prompt", "blue", "--guidance_scale", 2, "--num_images", 3)
+    code, out, err = command("generate", conditional, *words, "--out", tmp_path / "grid.png")
+    assert code == 0, err
+    assert "3 pictures" in out
+    Image.new("RGB", (20, 10), (200, 0, 0)).save(tmp_path / "red.png")
+    code, out, err = command("chat", conditional, "what is it", "--image", tmp_path / "red.png", "--max_new_tokens", 3)
+    assert code == 0, err
+
+
+def test_generate_draws_with_the_models_own_defaults_unless_told_otherwise(command, tmp_path):
+    model = build("raster")
+    model.set_image_sampling(top_k=1)
+    model.save_pretrained(tmp_path / "model")
+    grids = []
+    for index, words in enumerate(((), ("--seed", 1), ("--top_k", 0, "--temperature", 3))):
+        out = tmp_path / f"{index}.png"
+        code, _, err = command("generate", tmp_path / "model", "--label", 1, *words, "--out", out)
+        assert code == 0, err
+        grids.append(out.read_bytes())
+    assert grids[0] == grids[1] != grids[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate", "MODEL", "--label", "1"), "draws from prompts, not from labels"),
+        (("generate", "MODEL", "--prompt", ""), "at least one word"),
+        (("generate", "MODEL", "--prompt", "a", "--out", "grid.jpg"), "must end in .png"),
+        (("generate", "MODEL", "--prompt", "a", "--height", "32"), "asked for 32 x any"),
+        (("generate", "MODEL", "--prompt", "a", "--top_p", "7"), "top_p in (0, 1]"),
+        (("generate", "MODEL", "--prompt", "a " * 3000), "shorten the prompt"),
+        (("generate", "MODEL", "--label", "1", "--negative_prompt", "a"), "goes with --prompt"),
+        (("generate", "TOKENIZER", "--prompt", "a"), "holds a VQTokenizer"),
+        (("generate", "TOKENIZER", "--label", "1"), "holds a VQTokenizer"),
+        (("chat", "MODEL", " "), "question is empty"),
+        (("chat", "MODEL", "what", "--image", "missing.png"), "'missing.png' cannot be read"),
+        (("chat", "MODEL", "what " * 3000), "shorten the prompt"),
+        (("chat", "TOKENIZER", "what"), "holds a VQTokenizer"),
+        (("chat", "BARE", "what"), "a processor at"),
+        (("chat", "BROKEN", "what"), "cannot be loaded"),
+        (("generate", "BROKEN", "--label", "1"), "cannot be loaded"),
+    ],
+)
+def test_a_mistake_with_a_model_is_one_message_and_writes_nothing(
+    command, conditional, tmp_path, monkeypatch, words, message
+):
+    folders = {
+        "MODEL": conditional,
+        "TOKENIZER": tmp_path / "models" / "tokenizer",
+        "BARE": tmp_path / "models" / "bare",
+    }
+    folders["BROKEN"] = tmp_path / "models" / "broken"
+    build("vq_tokenizer").save_pretrained(folders["TOKENIZER"])
+    build("conditional").save_pretrained(folders["BARE"])
+    build("raster").save_pretrained(folders["BROKEN"])
+    (folders["BROKEN"] / "model.safetensors").write_bytes(b"half a file")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    code, _, err = command(*(folders.get(word, word) for word in words))
+    assert code == 1, err
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_an_output_that_cannot_be_written_is_an_error_and_leaves_nothing(command, tmp_path):

@@ -159,17 +159,13 @@ class ImageGenerationPipeline:
             ConfigError: no or several kinds of input, or one that the model does not take.
         """
         is_conditional = isinstance(self.model, UniMMForConditionalGeneration)
+        asked: dict[str, Any] = {"prompt": prompt, "labels": labels, "text": text}
         if inputs is not None:
-            kind = "text" if is_conditional else "prompt" if _holds_text(inputs) else "labels"
-            if {"text": text, "prompt": prompt, "labels": labels}[kind] is not None:
-                raise ConfigError(f"{kind} was given twice, by position and by name")
-            text, prompt, labels = (
-                inputs if kind == name else one
-                for name, one in (("text", text), ("prompt", prompt), ("labels", labels))
-            )
-        given = [name for name, one in (("prompt", prompt), ("labels", labels), ("text", text)) if one is not None] or [
-            "images"
-        ] * (images is not None)
+            name = "text" if is_conditional else "prompt" if _holds_text(inputs) else "labels"
+            if asked[name] is not None:
+                raise ConfigError(f"{name} was given twice, by position and by name")
+            asked[name] = inputs
+        given = [name for name, one in asked.items() if one is not None] or ["images"] * (images is not None)
         if len(given) != 1:
             raise ConfigError(f"give exactly one of prompt, labels and text, given {' and '.join(given) or 'none'}")
         if given[0] in ("text", "images"):
@@ -178,10 +174,10 @@ class ImageGenerationPipeline:
                     f"text and images are read by a UniMMForConditionalGeneration, this is a {type(self.model).__name__}: "
                     "give labels or a prompt"
                 )
-            return self._any_to_any(text, images, generation_mode, options)
+            return self._any_to_any(asked["text"], images, generation_mode, options)
         if images is not None or generation_mode not in (None, "image"):
             raise ConfigError(f"{given[0]} asks for pictures: pictures to read and other modes belong to text")
-        return self._draw(prompt, labels, options)
+        return self._draw(asked["prompt"], asked["labels"], options)
 
     def _draw(self, prompt: Any, labels: Any, options: dict[str, Any]) -> ImagePipelineOutput:
         options = {"output_type": "pil"} | {name: value for name, value in options.items() if value is not None}

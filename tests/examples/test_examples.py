@@ -67,6 +67,17 @@ def test_the_readmes_python_runs(monkeypatch, capsys):
     assert "torch.Size([2, 3, 256, 256]) 10" in capsys.readouterr().out
 
 
+def test_the_python_of_the_page_on_drawing_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "generation.md").read_text(), flags=re.DOTALL):
+        exec(compile(block, "generation.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "4 (16, 16) torch.Size([4, 85])" in said
+    assert "step 4 of 4, 85 tokens" in said
+    assert "generated_image" in said
+
+
 def test_the_readmes_commands_exist():
     from unimm.cli import app, data_app
 

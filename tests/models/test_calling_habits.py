@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from factories import GENERATORS, build, build_with_processor, condition_inputs, generators, prompts
-from transformers import TextStreamer
+from transformers import AutoModel, TextStreamer
 
 from unimm import SoftCodes
 from unimm.errors import CodebookError, ConfigError, LayoutError
@@ -79,6 +79,23 @@ def test_pictures_come_in_the_form_that_was_asked_for(name):
     assert np.abs(np.asarray(pil[0]) / 255 - array[0]).max() <= 0.5 / 255 + 1e-6
     assert torch.equal(ids, latent)
     assert ids.shape == (2, model.layout.length)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_in_half_precision_draw_watch_and_convert(name, tmp_path):
+    build(name).save_pretrained(tmp_path, max_shard_size="20KB")
+    model = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16, device_map="cpu").eval()
+    options = {"guidance_scale": 2.0, "top_k": 8, "top_p": 0.9, "num_images_per_prompt": 2, "output_type": "np"}
+    if name == "conditional":
+        drawn = model.generate(torch.tensor([[2, 20]]), generation_mode="image", **options)
+    else:
+        inputs = {
+            key: value.bfloat16() if value.is_floating_point() else value
+            for key, value in condition_inputs(model, 1).items()
+        }
+        drawn = model.generate(**inputs, **options)
+    assert drawn.images.shape == (2, 16, 16, 3)
+    assert np.isfinite(drawn.images).all()
 
 
 def test_diffusers_gives_the_same_forms():

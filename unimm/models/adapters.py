@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
-from packaging import version
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -87,8 +86,12 @@ def _accepting_tested_peft() -> Iterator[None]:
     from transformers.integrations import peft as integration
 
     required = integration.MIN_PEFT_VERSION
-    integration.MIN_PEFT_VERSION = min(required, TESTED_PEFT_VERSION, key=version.parse)
+    integration.MIN_PEFT_VERSION = min(required, TESTED_PEFT_VERSION, key=_numbers)
     try:
         yield
     finally:
         integration.MIN_PEFT_VERSION = required
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

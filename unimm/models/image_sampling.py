@@ -19,8 +19,7 @@ from ..errors import ConfigError, LayoutError, nearest
 from ..generation.guidance import GuidanceSchedule
 from ..generation.loop import generate_tokens
 from ..generation.streaming import ImageProgress
-from ..heads.base import PredictionHead
-from ..plans.base import Canvas, PlanStep, PredictionPlan
+from ..plans.base import Canvas, PlanStep
 from ..tokenizers.base import VisualTokenizer
 from ..tokens import TokenLayout, check_ids
 from .image_options import SAVED_OPTIONS, ImageOptions
@@ -57,8 +56,8 @@ class ImageGenerationMixin(GenerationMixin):
 
     config: Any
     device: torch.device
-    plan: PredictionPlan
-    head: PredictionHead
+    plan: Any
+    head: Any
     layout: TokenLayout
     codebook_size: int
     tokenizer: VisualTokenizer | None
@@ -122,7 +121,7 @@ class ImageGenerationMixin(GenerationMixin):
         if config is not None and self._image_sampling_key is not None and hasattr(config, self._image_sampling_key):
             # Of a generation config that is marked as derived from the model's, transformers reads its own fields alone.
             config._from_model_config = False
-        return super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+        return super().save_pretrained(*args, **kwargs)
 
     def _image_sampling(self, config: GenerationConfig) -> Mapping[str, Any]:
         if self._image_sampling_key is None:

@@ -55,7 +55,7 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
     get_input_embeddings: Any
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -164,7 +164,10 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
                 backbone=LLMAdapter(self.language_model.get_decoder()),
                 context_length=self.config.context_length,
             )
-        return drawn if return_dict_in_generate else drawn.sequences
+        if return_dict_in_generate:
+            return drawn
+        assert drawn.sequences is not None
+        return drawn.sequences
 
     @torch.no_grad()
     def generate_interleaved(
