@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -70,6 +70,10 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    quantization: Annotated[
+        Literal["int8", "nf4"] | None,
+        typer.Option(help="Weights of the linear layers in 8 or 4 bits, by bitsandbytes."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG grid to write.")] = Path("generated.png"),
 ) -> None:
     """Draw pictures."""
@@ -77,7 +81,7 @@ def generate(
 
     from .data.transforms import save_grid, to_pil
 
-    loaded = _load(model)
+    loaded = _load(model, quantization)
     generator = torch.Generator().manual_seed(seed)
     sampling: dict[str, Any] = {
         "guidance_scale": guidance_scale,
@@ -99,7 +103,7 @@ def generate(
             )
             for one in captions
         ]
-        inputs = processor(text=texts, generation_mode="image")
+        inputs = processor(text=texts, generation_mode="image").to(loaded.device)
         ids = loaded.generate(**inputs, generation_mode="image", **sampling)
         pixels = loaded.decode_image_tokens(ids)
     else:
@@ -314,7 +318,7 @@ def data_export(
     console.print(f"rows in {out}")
 
 
-def _load(model: str) -> Any:
+def _load(model: str, quantization: Literal["int8", "nf4"] | None = None) -> Any:
     from transformers import AutoModel
 
     import unimm  # noqa: F401  (registers the models)
@@ -323,7 +327,13 @@ def _load(model: str) -> Any:
         raise ConfigError(f"'{model}' is neither a folder here nor a Hub id of the form owner/name")
     if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
         raise ConfigError(f"the folder '{model}' is no model: it has no config.json")
-    return AutoModel.from_pretrained(model).eval()
+    if quantization is None:
+        return AutoModel.from_pretrained(model).eval()
+    from .models.loading import quantization_config
+
+    # It tells of every layer, at every step, that 8-bit products run in half precision.
+    logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
+    return AutoModel.from_pretrained(model, quantization_config=quantization_config(quantization)).eval()
 
 
 def _processor(model: str, loaded: Any) -> Any:

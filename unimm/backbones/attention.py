@@ -77,11 +77,11 @@ class Attention(nn.Module):
     ) -> torch.Tensor:
         """Attends from `hidden_states` `(batch, slots, hidden)` to itself and to what the cache holds."""
         batch, length, _ = hidden_states.shape
-        bias = None
+        # The layer itself is called, never its weight alone: it may be quantized, adapted or offloaded.
+        states = self.qkv(hidden_states)
         if self.config.query_value_bias:
-            zeros = torch.zeros_like(self.value_bias)
-            bias = torch.cat([self.query_bias, zeros, self.value_bias])
-        states = F.linear(hidden_states, self.qkv.weight, bias) if bias is not None else self.qkv(hidden_states)
+            bias = torch.cat([self.query_bias, torch.zeros_like(self.value_bias), self.value_bias])
+            states = states + bias.to(states.dtype)
         states = states.view(batch, length, -1, self.head_dim)
         query, key, value = states.split([self.num_heads, self.num_key_value_heads, self.num_key_value_heads], dim=2)
         if positions.rotary is not None:

@@ -32,6 +32,7 @@ from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRan
 from ..objectives import mixed_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
 from .image_generation import GenerateImageOutput, init_part_weights
+from .loading import UniMMPreTrainedModel
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -144,7 +145,7 @@ class InterleavedOutput(ModelOutput):
     images: torch.Tensor | None = None
 
 
-class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class UniMMForConditionalGeneration(UniMMPreTrainedModel, GenerationMixin):
     """Understanding, generation and editing with one causal language model."""
 
     config: UniMMConditionalConfig
@@ -158,6 +159,7 @@ class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     accepts_loss_kwargs = False
     _supports_sdpa = True
     _supports_flex_attn = True
+    _full_precision_modules = ("tokenizer", "plan", "head", "projector")
 
     def __init__(self, config: UniMMConditionalConfig):
         super().__init__(config)

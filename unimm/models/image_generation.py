@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from transformers import AutoModel, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, LogitsProcessorList, PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -20,6 +20,7 @@ from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRan
 from ..objectives import token_likelihood
 from ..plans.base import Canvas, PlanStep
 from ..tokens import TokenLayout, VisualTokens, check_ids
+from .loading import UniMMPreTrainedModel
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -126,7 +127,7 @@ class GenerateImageOutput(ModelOutput):
     num_backbone_calls: int | None = None
 
 
-class UniMMForImageGeneration(PreTrainedModel):
+class UniMMForImageGeneration(UniMMPreTrainedModel):
     """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
 
     config: UniMMImageGenerationConfig
@@ -139,6 +140,7 @@ class UniMMForImageGeneration(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flex_attn = True
+    _full_precision_modules = ("tokenizer", "condition", "plan", "head")
 
     def __init__(self, config: UniMMImageGenerationConfig):
         super().__init__(config)
