@@ -9,7 +9,7 @@ from torch import nn
 
 from unimm.errors import ConfigError
 from unimm.tokenizers import VQTokenizer, VQTokenizerConfig
-from unimm.tokenizers.tiling import Tiling, run_tiled, tile_starts, tile_weights
+from unimm.tokenizers.tiling import Tiling, run_tiled, tile_weights, tiles_of
 from unimm.tokens import VisualTokens
 
 KINDS = ["vq_tokenizer", "multiscale_tokenizer", pytest.param("kl_tokenizer", marks=pytest.mark.needs("diffusers"))]
@@ -54,15 +54,17 @@ def test_slices_run_one_picture_at_a_time():
 @pytest.mark.parametrize(("size", "overlap", "blend"), [(64, 32, 32), (64, 16, 8), (64, 24, 1)])
 def test_the_shares_of_all_tiles_add_up_to_one_and_tiles_cover_the_side(side, size, overlap, blend):
     tiling = Tiling(size, overlap, blend)
-    starts = tile_starts(side, tiling)
+    tiles = tiles_of(side, tiling)
     total = torch.zeros(side)
-    for start, weights in zip(starts, tile_weights(starts, side, tiling, 1, torch.device("cpu")), strict=True):
-        assert len(weights) == size
+    owned = torch.zeros(side)
+    for tile, weights in zip(tiles, tile_weights(side, tiling, 1, torch.device("cpu")), strict=True):
+        assert len(weights) == tile.stop - tile.start == size
         assert weights.min() >= 0
-        total[start : start + size] += weights
+        total[tile.span(1)] += weights
+        owned[tile.span(1)][tile.owned(size)] += 1
     assert torch.allclose(total, torch.ones(side))
-    assert starts[-1] + size == side
-    assert all(later - earlier <= size - overlap for earlier, later in itertools.pairwise(starts))
+    assert torch.equal(owned, torch.ones(side))
+    assert all(earlier.stop - later.start >= overlap for earlier, later in itertools.pairwise(tiles))
 
 
 @torch.no_grad()
@@ -88,7 +90,7 @@ def without_norms(tokenizer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("multipliers", [(1, 2, 2), (2,)])
-@pytest.mark.parametrize(("height", "width"), [(256, 256), (320, 128)])
+@pytest.mark.parametrize(("height", "width"), [(256, 192), (320, 128)])
 def test_but_for_group_norms_a_tokenizer_on_tiles_is_exact_attention_included(height, width, multipliers):
     tokenizer = without_norms(vq_tokenizer(channel_multipliers=multipliers, base_channels=4, unit_codes=False))
     pixels = pictures(1, height // (4 if len(multipliers) == 1 else 1), width // (4 if len(multipliers) == 1 else 1))
@@ -104,22 +106,54 @@ def test_but_for_group_norms_a_tokenizer_on_tiles_is_exact_attention_included(he
 
 
 @torch.no_grad()
-def test_with_group_norms_tiles_come_near_the_whole_picture_and_show_no_seams():
+@pytest.mark.parametrize(("height", "width"), [(256, 192), (320, 128)])
+def test_exact_tiles_give_the_group_norms_the_whole_pictures_statistics(height, width):
+    tokenizer = vq_tokenizer(unit_codes=False)
+    pixels = pictures(1, height, width)
+    features = tokenizer.encode_features(pixels)
+    decoded = tokenizer.decode_features(features)
+    tokenizer.enable_tiling(128, 64)
+    inexact = tokenizer.decode_features(features)
+    assert (inexact - decoded).abs().max() > 0.01 * decoded.abs().max()
+    tokenizer.enable_tiling(128, 64, exact=True)
+    assert torch.allclose(tokenizer.encode_features(pixels), features, atol=1e-5 * float(features.abs().max()))
+    assert torch.allclose(tokenizer.decode_features(features), decoded, atol=1e-5 * float(decoded.abs().max()))
+    # Nothing of it stays behind.
+    tokenizer.disable_tiling()
+    assert torch.equal(tokenizer.decode_features(features), decoded)
+
+
+@torch.no_grad()
+def test_a_run_that_fails_leaves_the_norms_as_they_were():
     tokenizer = vq_tokenizer()
-    features = torch.randn(1, 8, 64, 64, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(1, 8, 48, 32, generator=torch.Generator().manual_seed(0))
+    decoded = tokenizer.decode_features(features)
+    tokenizer.enable_tiling(128, 64, exact=True)
+    handle = tokenizer.decoder.conv_out.register_forward_hook(lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tokenizer.decode_features(features)
+    handle.remove()
+    tokenizer.disable_tiling()
+    assert torch.equal(tokenizer.decode_features(features), decoded)
+
+
+@torch.no_grad()
+def test_without_exact_norms_tiles_come_near_the_whole_picture_and_fade_into_each_other():
+    tokenizer = vq_tokenizer()
+    coarse = torch.randn(1, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    features = nn.functional.interpolate(coarse, size=(32, 64), mode="bicubic", align_corners=True)
     whole = tokenizer.decode_features(features)
     tokenizer.enable_tiling(128, 64)
     tiled = tokenizer.decode_features(features)
     assert tiled.shape == whole.shape
-    error = (tiled - whole).abs()
-    # Measured 0.055.
-    assert 0 < error.mean() < 0.1 * whole.std()
+    # Random weights let a norm change much more than trained ones do; measured 0.24.
+    assert 0 < (tiled - whole).abs().mean() < 0.4 * whole.std()
     # Tiles start at columns 0, 64 and 128, so they meet in the middle of 64 to 128 and of 128 to 192.
     steps = (tiled - whole).diff(dim=-1).abs().mean(dim=(0, 1, 2))
     assert steps[31::32].max() < 1.5 * steps.mean()
     tokenizer.tiling = Tiling(128, 64, blend=1)
     unblended = (tokenizer.decode_features(features) - whole).diff(dim=-1).abs().mean(dim=(0, 1, 2))
-    assert unblended[95] > 1.5 * steps.mean()
+    assert max(unblended[95], unblended[159]) > 1.5 * steps.mean()
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..configuration import UniMMConfig
 from ..errors import ConfigError
 from .base import VisualTokenizer
-from .tiling import Tiling, run_sliced, run_tiled
+from .tiling import TileGroupNorm, Tiling, run_sliced, run_tiled, tile_norms
 
 
 class ConvolutionalTokenizerConfig(UniMMConfig):
@@ -150,8 +150,15 @@ class ConvolutionalTokenizer(VisualTokenizer):
     def disable_slicing(self) -> None:
         self.is_sliced = False
 
-    def enable_tiling(self, size: int = 512, overlap: int = 128) -> None:
-        tiling = Tiling(size, overlap, blend=overlap // 2)
+    def enable_tiling(self, size: int = 512, overlap: int = 128, exact: bool = False) -> None:
+        """Tiles for all but the lowest resolution, which is small and has the attention: that runs whole.
+
+        Args:
+            size: side of a tile in pixels.
+            overlap: pixels that neighbouring tiles share.
+            exact: give the group norms the statistics of the whole picture, which takes many times as long.
+        """
+        tiling = Tiling(size, overlap, blend=overlap // 2, exact=exact)
         tiling.check(self.stride)
         self.tiling = tiling
 
@@ -209,8 +216,8 @@ def init_convolutional_weights(module: nn.Module) -> None:
         init.zeros_(module.num_batches_tracked)
 
 
-def group_norm(channels: int, config: ConvolutionalTokenizerConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.num_norm_groups, channels, eps=config.norm_eps)
+def group_norm(channels: int, config: ConvolutionalTokenizerConfig) -> TileGroupNorm:
+    return TileGroupNorm(config.num_norm_groups, channels, eps=config.norm_eps)
 
 
 class ResidualBlock(GradientCheckpointingLayer):
@@ -340,7 +347,10 @@ class ConvolutionalEncoder(nn.Module):
             features = self._before_lowest(pixel_values)
         else:
             stride = 2 ** (len(self.levels) - 1)
-            features = run_tiled(self._before_lowest, pixel_values, tiling, input_stride=1, output_stride=stride)
+            norms = tile_norms(self.levels[:-1])
+            features = run_tiled(
+                self._before_lowest, pixel_values, tiling, input_stride=1, output_stride=stride, norms=norms
+            )
         return self.conv_out(F.silu(self.norm_out(self.middle(self.levels[-1](features)))))
 
     def _before_lowest(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -379,7 +389,8 @@ class ConvolutionalDecoder(nn.Module):
             return self._after_lowest(features)
         # The lowest level has already doubled the sides, where it is not the only one.
         stride = 2 ** max(0, len(self.levels) - 2)
-        return run_tiled(self._after_lowest, features, tiling, input_stride=stride, output_stride=1)
+        norms = tile_norms(self.levels[1:], self.norm_out)
+        return run_tiled(self._after_lowest, features, tiling, input_stride=stride, output_stride=1, norms=norms)
 
     def _after_lowest(self, features: torch.Tensor) -> torch.Tensor:
         for level in self.levels[1:]:

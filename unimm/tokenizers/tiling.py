@@ -1,18 +1,20 @@
 """Large pictures piece by piece: overlapping tiles that are blended where they meet.
 
-What runs on tiles sees nothing outside of its tile. For convolutions that is exact as soon as the overlap beyond the
-blend reaches as far as they do. It is not for what looks at the whole map: attention, which the convolutional tokenizers
-therefore run untiled (it stands at the lowest resolution, where the whole map is small), and group norms, whose mean and
-variance become those of the tile.
+What runs on tiles sees nothing outside of its tile. That is exact for convolutions as soon as the overlap beyond the
+blend reaches as far as they do. What looks at the whole map needs more: attention runs untiled (in the convolutional
+tokenizers it stands at the lowest resolution, where the whole map is small), and group norms take their mean and variance
+from the tile alone, as in diffusers, or, where `exact` is asked for, from a run over all tiles for every norm.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from ..errors import ConfigError
 
@@ -26,6 +28,8 @@ class Tiling:
         overlap: pixels that neighbouring tiles share at least.
         blend: pixels in the middle of the overlap over which one tile fades into the next; what is left of the overlap
             on both sides only shields the blend from the tiles' edges.
+        exact: collect the statistics of every group norm over the whole picture first. The k-th norm needs a run over all
+            tiles down to itself, so that this takes about half as many runs as there are norms.
 
     Raises:
         ConfigError: tiles that do not overlap, or overlap by more than half.
@@ -34,6 +38,7 @@ class Tiling:
     size: int = 512
     overlap: int = 128
     blend: int = 64
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.blend <= self.overlap <= self.size // 2:
@@ -55,6 +60,87 @@ class Tiling:
             )
 
 
+@dataclass(frozen=True)
+class Tile:
+    """One tile along one side of a picture, in pixels.
+
+    Args:
+        start: its first pixel.
+        stop: one past its last pixel.
+        owned_start: first pixel that is nearer to this tile's middle than to its neighbours'.
+        owned_stop: one past the last such pixel.
+    """
+
+    start: int
+    stop: int
+    owned_start: int
+    owned_stop: int
+
+    def span(self, stride: int) -> slice:
+        """The tile on a map with `stride` pixels per position."""
+        return slice(self.start // stride, self.stop // stride)
+
+    def owned(self, num_positions: int) -> slice:
+        """What it owns, inside of a map of the tile alone with that many positions."""
+        size = self.stop - self.start
+        inside = (self.owned_start - self.start, self.owned_stop - self.start)
+        return slice(*(pixel * num_positions // size for pixel in inside))
+
+
+class TileGroupNorm(nn.GroupNorm):
+    """A group norm that can collect its statistics over tiles, and use those instead of its input's own."""
+
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5):
+        super().__init__(num_groups, num_channels, eps=eps)
+        self.owned: tuple[Tile, Tile] | None = None
+        self.sums: torch.Tensor | None = None
+        self.statistics: torch.Tensor | None = None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalises `(batch, channels, h, w)`."""
+        if self.owned is not None:
+            self._collect(input)
+            raise _Collected
+        if self.statistics is None:
+            return super().forward(input)
+        mean, variance = self.statistics
+        scale = (variance + self.eps).rsqrt().repeat_interleave(self.num_channels // self.num_groups, dim=1)
+        shift = -mean.repeat_interleave(self.num_channels // self.num_groups, dim=1) * scale
+        scale = scale * self.weight
+        shift = shift * self.weight + self.bias
+        return torch.addcmul(shift[..., None, None], input, scale[..., None, None]).to(input.dtype)
+
+    def finish(self) -> None:
+        """Turns what was collected into the statistics of the following runs."""
+        assert self.sums is not None
+        count, mean, square = self.sums
+        self.statistics = torch.stack([mean / count, square / count - (mean / count).square()]).float()
+        self.sums = self.owned = None
+
+    def reset(self) -> None:
+        """Forgets all statistics: the norm is an ordinary one again."""
+        self.owned = self.sums = self.statistics = None
+
+    def _collect(self, features: torch.Tensor) -> None:
+        assert self.owned is not None
+        height, width = features.shape[-2:]
+        rows, columns = (tile.owned(side) for tile, side in zip(self.owned, (height, width), strict=True))
+        part = features[..., rows, columns].float().flatten(2).unflatten(1, (self.num_groups, -1)).flatten(2)
+        variance, mean = torch.var_mean(part, dim=-1, correction=0)
+        mean, count = mean.double(), part.shape[-1]
+        sums = torch.stack([torch.full_like(mean, count), count * mean, count * (variance.double() + mean.square())])
+        self.sums = sums if self.sums is None else self.sums + sums
+
+
+class _Collected(Exception):
+    """Ends a run over a tile at the norm whose statistics it was for."""
+
+
+def tile_norms(*modules: nn.Module) -> list[TileGroupNorm]:
+    """All norms of some modules that can collect their statistics over tiles, in the order in which they run."""
+    return [found for module in modules for found in module.modules() if isinstance(found, TileGroupNorm)]
+
+
 def run_tiled(
     stage: Callable[[torch.Tensor], torch.Tensor],
     features: torch.Tensor,
@@ -62,6 +148,7 @@ def run_tiled(
     *,
     input_stride: int,
     output_stride: int,
+    norms: Sequence[TileGroupNorm] = (),
 ) -> torch.Tensor:
     """`stage(features)`, computed on tiles where the map is larger than one.
 
@@ -71,6 +158,7 @@ def run_tiled(
         tiling: in pixels of the picture.
         input_stride: pixels of the picture per side of a position of `features`.
         output_stride: the same for the result.
+        norms: the stage's norms in the order in which they run, for exact tiling.
 
     Returns:
         `(batch, channels, height, width)` in the dtype of the stage's result.
@@ -78,65 +166,66 @@ def run_tiled(
     height, width = (side * input_stride for side in features.shape[-2:])
     if max(height, width) <= tiling.size:
         return stage(features)
-    rows, columns = tile_starts(height, tiling), tile_starts(width, tiling)
-    row_weights, column_weights = (
-        tile_weights(starts, side, tiling, output_stride, features.device)
-        for starts, side in ((rows, height), (columns, width))
-    )
-    result: torch.Tensor | None = None
-    for top, row_weight in zip(rows, row_weights, strict=True):
-        for left, column_weight in zip(columns, column_weights, strict=True):
-            tile = stage(
-                features[..., _span(top, height, tiling, input_stride), _span(left, width, tiling, input_stride)]
-            )
+    tiles = list(itertools.product(tiles_of(height, tiling), tiles_of(width, tiling)))
+
+    def run(row: Tile, column: Tile) -> torch.Tensor:
+        return stage(features[..., row.span(input_stride), column.span(input_stride)])
+
+    try:
+        for norm in norms if tiling.exact else ():
+            for norm.owned in tiles:
+                with contextlib.suppress(_Collected):
+                    run(*norm.owned)
+            norm.finish()
+        rows, columns = (
+            dict(zip(tiles_of(side, tiling), tile_weights(side, tiling, output_stride, features.device), strict=True))
+            for side in (height, width)
+        )
+        result: torch.Tensor | None = None
+        for row, column in tiles:
+            part = run(row, column)
             if result is None:
-                result = tile.new_zeros(*tile.shape[:2], height // output_stride, width // output_stride)
-            weight = row_weight[:, None] * column_weight
-            where = _span(top, height, tiling, output_stride), _span(left, width, tiling, output_stride)
-            result[(..., *where)] += tile * weight.to(tile.dtype)
+                result = part.new_zeros(*part.shape[:2], height // output_stride, width // output_stride)
+            weight = (rows[row][:, None] * columns[column]).to(part.dtype)
+            result[..., row.span(output_stride), column.span(output_stride)] += part * weight
+    finally:
+        for norm in norms:
+            norm.reset()
     assert result is not None
     return result
 
 
-def tile_starts(side: int, tiling: Tiling) -> list[int]:
-    """Where tiles begin along a side, in pixels: as few as cover it, the last one at its end.
-
-    Starts are multiples of the overlap-free step, so they stay between tokens; only the last one is moved back.
-    """
+def tiles_of(side: int, tiling: Tiling) -> list[Tile]:
+    """The tiles along a side of so many pixels: as few as cover it, the last one moved back to end with it."""
     if side <= tiling.size:
-        return [0]
-    step = tiling.size - tiling.overlap
-    return [*range(0, side - tiling.size, step), side - tiling.size]
+        return [Tile(0, side, 0, side)]
+    starts = [*range(0, side - tiling.size, tiling.size - tiling.overlap), side - tiling.size]
+    seams = [(start + following + tiling.size) // 2 for start, following in itertools.pairwise(starts)]
+    return [
+        Tile(start, start + tiling.size, *owned)
+        for start, owned in zip(starts, itertools.pairwise([0, *seams, side]), strict=True)
+    ]
 
 
-def tile_weights(starts: list[int], side: int, tiling: Tiling, stride: int, device: torch.device) -> list[torch.Tensor]:
+def tile_weights(side: int, tiling: Tiling, stride: int, device: torch.device) -> list[torch.Tensor]:
     """The share that each tile has in the result along a side; shares add up to one everywhere.
 
-    Between two tiles a ramp of `blend` pixels, in the middle of what they share, goes from one to the other.
+    Between two tiles a ramp of `blend` pixels, around where the one's own part ends, goes from one to the other.
 
     Args:
-        starts: of the tiles, in pixels.
         side: of the picture, in pixels.
         tiling: the tiles' size and blend.
         stride: pixels per position of the result.
         device: of the result.
     """
-    size = min(tiling.size, side)
+    tiles = tiles_of(side, tiling)
     centres = (torch.arange(side // stride, device=device) + 0.5) * stride
-    # Share of all tiles from a given one on: a ramp up at the seam before it.
+    # Share of all tiles from a given one on.
     from_here = [torch.ones_like(centres)]
-    for start, following in itertools.pairwise(starts):
-        seam = (following + start + size) / 2
-        from_here.append(((centres - seam) / tiling.blend + 0.5).clamp(0, 1))
+    from_here += [((centres - tile.owned_start) / tiling.blend + 0.5).clamp(0, 1) for tile in tiles[1:]]
     from_here.append(torch.zeros_like(centres))
-    return [
-        (here - beyond)[start // stride : (start + size) // stride]
-        for start, here, beyond in zip(starts, from_here, from_here[1:], strict=False)
-    ]
-
-
-def _span(start: int, side: int, tiling: Tiling, stride: int) -> slice:
-    return slice(start // stride, (start + min(tiling.size, side)) // stride)
+    shares = [here - beyond for here, beyond in itertools.pairwise(from_here)]
+    return [share[tile.span(stride)] for tile, share in zip(tiles, shares, strict=True)]
 
 
 def run_sliced(function: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
