@@ -266,6 +266,7 @@ def list_systems() -> None:
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="Folder, Hub id, or SYSTEM:PRESET.")],
+    memory: Annotated[bool, typer.Option("--memory", help="Also what weights, cache and activations take.")] = False,
 ) -> None:
     """A model's parts, parameters and tokens per picture, without loading weights."""
     import torch
@@ -287,6 +288,10 @@ def info(
     console.print(table)
     if hasattr(skeleton, "layout"):
         console.print(f"tokens per picture: {skeleton.layout.length} ({skeleton.layout})")
+    if memory:
+        from .memory import describe_generation
+
+        console.print(describe_generation(config).table())
 
 
 @data_app.command(name="check")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 
 from ..errors import ConfigError
 from .autoencoder import ConvolutionalTokenizerConfig
@@ -163,7 +164,7 @@ class Codebook(nn.Module):
         Args:
             vectors: `(number, channels)`, of unit length where the codes are.
         """
-        with torch.autocast(vectors.device.type, enabled=False):
+        with maybe_autocast(vectors.device.type, enabled=False):
             vectors, rows = vectors.float(), self.rows()
             if self.config.similarity == "cosine":
                 rows = F.normalize(rows, dim=-1)
