@@ -1,5 +1,9 @@
 """What models take in memory, told in advance, against what they take."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +15,7 @@ from unimm.models.building import override_config
 from unimm.models.loading import quantization_config
 from unimm.tokenizers import VQTokenizer, VQTokenizerConfig
 
+ROOT = Path(__file__).parent.parent
 WIDE = {"hidden_size": 256, "intermediate_size": 512}
 
 
@@ -38,7 +43,7 @@ def bytes_in_use(model):
 
 @pytest.mark.needs("bitsandbytes")
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["raster", "scale", "conditional_tied"])
+@pytest.mark.parametrize("name", ["scale", "conditional_tied"])
 def test_weights_in_every_precision_take_what_was_told(name, precision, tmp_path):
     config = wide_config(name)
     with torch.device("meta"):
@@ -115,3 +120,36 @@ def test_slices_take_the_memory_of_one_picture():
     pixels = 3 * 128 * 128 * 4
     assert together > 7 * alone
     assert sliced <= alone + 2 * 8 * pixels
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    specification = importlib.util.spec_from_file_location("memory_benchmark", ROOT / "benchmarks" / "memory.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def record():
+    return json.loads(max((ROOT / "benchmarks" / "results").glob("memory-*.json")).read_text())
+
+
+def test_the_page_on_memory_shows_the_newest_record(benchmark, record, tmp_path):
+    page = tmp_path / "memory.md"
+    page.write_text((ROOT / "docs" / "memory.md").read_text())
+    benchmark.write_docs(record, page)
+    assert page.read_text() == (ROOT / "docs" / "memory.md").read_text(), "run benchmarks/memory.py --docs --json …"
+
+
+@pytest.mark.parametrize(("system", "preset"), [("var", "tokenizer"), ("llamagen", "c2i-B-256")])
+def test_the_record_has_the_figures_of_today(benchmark, record, system, preset):
+    (kept,) = [row for row in record["presets"] if (row["system"], row["preset"]) == (system, preset)]
+    assert benchmark.told(system, preset) == {name: value for name, value in kept.items() if name != "measured"}
+
+
+def test_what_was_measured_is_near_what_was_told(record):
+    measured = [row for row in record["presets"] if row.get("measured") and row["cache"]]
+    assert measured
+    for row in measured:
+        assert row["measured"]["drawn"] - row["measured"]["before"] == pytest.approx(row["total_float32"], rel=0.05)

@@ -6,6 +6,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from transformers.quantizers.quantizers_utils import should_convert_module
 
 from .conditions.base import Condition, stack_conditions
 from .generation.caches import make_cache
+from .generation.guidance import combine
 from .generation.randomness import GeneratorRandomness
 from .models.loading import full_precision_modules
 from .tokens import VisualTokens
@@ -198,7 +200,7 @@ def _sampling_bytes(model: Any, dtype: torch.dtype) -> tuple[int, int]:
     condition = _guided_condition(model, dtype)
     steps = model.plan.steps(model.layout, condition.prefix_length)
     step = max(steps, key=lambda one: (one.slots.stop - one.slots.start, one.index))
-    hidden_size = (condition.vector if condition.vector is not None else condition.prefix).shape[-1]  # type: ignore[union-attr]
+    hidden_size = (condition.vector if condition.vector is not None else condition.prefix).shape[-1]
     slots = torch.empty(condition.num_rows, steps[-1].slots.stop, hidden_size, dtype=dtype, device="meta")
     positions = backbone.encode_positions(model.plan.positions(model.layout, condition))
     rule = model.plan.rule(model.layout, condition)
@@ -218,7 +220,7 @@ def _sampling_bytes(model: Any, dtype: torch.dtype) -> tuple[int, int]:
         model.head.sample(
             run(step.slots).last_hidden_state[:, -step.num_predicting :],
             condition.vector,
-            guide=lambda rows: torch.lerp(*rows.chunk(2)[::-1], 2.0),
+            guide=partial(combine, scale=2.0),
             randomness=GeneratorRandomness(),
             processors=LogitsProcessorList(),
         )

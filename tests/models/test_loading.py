@@ -13,8 +13,8 @@ from unimm.models.building import override_config
 from unimm.models.loading import QUANTIZATIONS, quantization_config
 
 MODELS = GENERATORS + CONDITIONALS
-#: Norm of the logits' difference from full precision over their norm, at width 256 with random weights, which are harder
-#: than trained ones; measured 0.002 to 0.022 in 8 bits and 0.013 to 0.193 in 4.
+#: Norm of the logits' difference from full precision over their norm, at width 256 with random weights; measured 0.002 to
+#: 0.022 in 8 bits and 0.013 to 0.193 in 4, over raster, scale and conditional models.
 TOLERANCES = {"int8": 0.03, "nf4": 0.25}
 
 needs_bitsandbytes = pytest.mark.needs("bitsandbytes")
@@ -53,9 +53,7 @@ def is_quantized(module):
 
 @needs_bitsandbytes
 @pytest.mark.parametrize("kind", QUANTIZATIONS)
-@pytest.mark.parametrize(
-    "name", ["text", "scale_shared_modulation", "llm_raster", "conditional_tied", "conditional_vision"]
-)
+@pytest.mark.parametrize("name", ["scale_shared_modulation", "llm_raster", "conditional_vision"])
 def test_only_the_backbones_layers_are_quantized_and_all_others_are_as_they_were(name, kind, tmp_path):
     model = wide(name)
     loaded = quantized(model, tmp_path, kind)
@@ -76,7 +74,7 @@ def test_only_the_backbones_layers_are_quantized_and_all_others_are_as_they_were
 @needs_bitsandbytes
 @torch.no_grad()
 @pytest.mark.parametrize("kind", QUANTIZATIONS)
-@pytest.mark.parametrize("name", ["raster", "scale", "conditional"])
+@pytest.mark.parametrize("name", ["raster", "conditional"])
 def test_quantized_logits_are_near_those_of_full_precision_and_the_weights_are_small(name, kind, tmp_path):
     model = wide(name)
     loaded = quantized(model, tmp_path, kind)

@@ -90,7 +90,7 @@ def without_norms(tokenizer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("multipliers", [(1, 2, 2), (2,)])
-@pytest.mark.parametrize(("height", "width"), [(256, 192), (320, 128)])
+@pytest.mark.parametrize(("height", "width"), [(192, 128), (128, 208)])
 def test_but_for_group_norms_a_tokenizer_on_tiles_is_exact_attention_included(height, width, multipliers):
     tokenizer = without_norms(vq_tokenizer(channel_multipliers=multipliers, base_channels=4, unit_codes=False))
     pixels = pictures(1, height // (4 if len(multipliers) == 1 else 1), width // (4 if len(multipliers) == 1 else 1))
@@ -106,7 +106,7 @@ def test_but_for_group_norms_a_tokenizer_on_tiles_is_exact_attention_included(he
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("height", "width"), [(256, 192), (320, 128)])
+@pytest.mark.parametrize(("height", "width"), [(192, 128), (128, 208)])
 def test_exact_tiles_give_the_group_norms_the_whole_pictures_statistics(height, width):
     tokenizer = vq_tokenizer(unit_codes=False)
     pixels = pictures(1, height, width)
@@ -146,7 +146,7 @@ def test_without_exact_norms_tiles_come_near_the_whole_picture_and_fade_into_eac
     tokenizer.enable_tiling(128, 64)
     tiled = tokenizer.decode_features(features)
     assert tiled.shape == whole.shape
-    # Random weights let a norm change much more than trained ones do; measured 0.24.
+    # Measured 0.24, with random weights.
     assert 0 < (tiled - whole).abs().mean() < 0.4 * whole.std()
     # Tiles start at columns 0, 64 and 128, so they meet in the middle of 64 to 128 and of 128 to 192.
     steps = (tiled - whole).diff(dim=-1).abs().mean(dim=(0, 1, 2))
