@@ -7,6 +7,8 @@ TORCH_INDEX_URL ?=
 # Test processes, one thread each: on a small model more threads than cores cost time instead of saving it.
 WORKERS ?= auto
 PYTEST_ARGS ?=
+# Packages without which the suite passes; torchvision, timm and flash-attn are never there.
+ABSENT ?= trl diffusers datasets deepspeed bitsandbytes
 BENCHMARKS ?= $(sort $(wildcard benchmarks/[a-z]*.py))
 
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-digits test test-all lint format bench docs clean distclean
+.PHONY: help setup demo demo-digits test test-all test-absent lint format bench docs clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,8 +41,13 @@ demo-digits: $(STAMP) ## the same on real handwritten digits
 test: $(STAMP) ## the suite without its slow tests
 	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## the whole suite
+test-all: $(STAMP) ## the whole suite, then the fast one without each optional package
 	$(PYTEST) $(PYTEST_ARGS)
+	$(MAKE) test-absent
+
+test-absent: $(STAMP) ## the fast suite once per optional package, with that package blocked
+	@set -e; for package in $(ABSENT); do \
+		echo "== without $$package"; UNIMM_BLOCK=$$package $(PYTEST) -m 'not slow' $(PYTEST_ARGS); done
 
 lint: $(STAMP) ## ruff (rules and format) and mypy
 	$(BIN)/ruff check --output-format concise .

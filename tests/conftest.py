@@ -1,7 +1,11 @@
-"""What every test runs under: no optional packages, no network, one thread, fixed seeds, the parity cases."""
+"""What every test runs under: no optional packages, no network, one thread, fixed seeds, the parity cases.
+
+`UNIMM_BLOCK=trl,diffusers` blocks further packages; the tests marked `needs` that use one of them are skipped, and listed.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import sys
@@ -9,12 +13,13 @@ from pathlib import Path
 
 # None in `sys.modules` makes an import fail and `find_spec` find nothing: transformers, too, does without.
 # It has to stand there before anything imports transformers.
-OPTIONAL_PACKAGES = ("torchvision", "timm", "flash_attn")
-if os.environ.get("UNIMM_ALLOW_OPTIONAL") != "1":
-    for package in OPTIONAL_PACKAGES:
-        if package in sys.modules:
-            raise ImportError(f"{package} was imported before tests/conftest.py could block it")
-        sys.modules[package] = None  # type: ignore[assignment]
+OPTIONAL_PACKAGES = ("torchvision", "timm", "flash_attn") if os.environ.get("UNIMM_ALLOW_OPTIONAL") != "1" else ()
+NAMED_PACKAGES = tuple(name.strip() for name in os.environ.get("UNIMM_BLOCK", "").split(",") if name.strip())
+BLOCKED_PACKAGES = tuple(dict.fromkeys(name.replace("-", "_") for name in OPTIONAL_PACKAGES + NAMED_PACKAGES))
+for package in BLOCKED_PACKAGES:
+    if package in sys.modules:
+        raise ImportError(f"{package} was imported before tests/conftest.py could block it")
+    sys.modules[package] = None  # type: ignore[assignment]
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -68,21 +73,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    blocked = [package for package in OPTIONAL_PACKAGES if sys.modules.get(package, package) is None]
     named = os.environ.get("UNIMM_PARITY", "nothing else (UNIMM_PARITY is not set)")
     return [
-        f"optional packages blocked: {', '.join(blocked) or 'none'}",
+        f"packages blocked: {', '.join(BLOCKED_PACKAGES) or 'none'}",
         f"reference numbers: tests/parity and {named}",
     ]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are skipped, and listed as such, where there is no CUDA device."""
-    if torch.cuda.is_available():
-        return
+    """Tests marked `gpu` or `needs` are skipped, and listed as such, where there is no CUDA device or no such package."""
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        for marker in item.iter_markers("needs"):
+            for package in marker.args:
+                if importlib.util.find_spec(package) is None:
+                    state = "blocked" if package in BLOCKED_PACKAGES else "not installed"
+                    item.add_marker(pytest.mark.skip(reason=f"needs {package}, which is {state}"))
 
 
 @pytest.fixture(autouse=True)

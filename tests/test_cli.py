@@ -68,6 +68,17 @@ def test_generate_draws_a_grid_of_classes(command, tmp_path):
     assert grid.stat().st_size > 100
 
 
+@pytest.mark.needs("bitsandbytes")
+def test_generate_draws_with_quantized_weights(command, tmp_path):
+    build("raster").save_pretrained(tmp_path / "model")
+    grid = tmp_path / "grid.png"
+    code, out, err = command("generate", tmp_path / "model", "--label", 1, "--quantization", "int8", "--out", grid)
+    assert code == 0, err
+    assert "1 pictures" in out
+    assert "MatMul8bitLt" not in err
+    assert grid.stat().st_size > 100
+
+
 def test_export_gives_the_released_names_back(command, parity_cases, tmp_path):
     from unimm.conversion.checkpoints import convert
     from unimm.systems import get_system

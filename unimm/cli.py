@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -76,6 +76,10 @@ def generate(
     height: Annotated[int | None, typer.Option(help="Pixels; checked against the model's size.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; checked against the model's size.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    quantization: Annotated[
+        Literal["int8", "nf4"] | None,
+        typer.Option(help="Weights of the linear layers in 8 or 4 bits, by bitsandbytes."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG grid to write.")] = Path("generated.png"),
 ) -> None:
     """Draw pictures."""
@@ -90,7 +94,7 @@ def generate(
         raise ConfigError("--negative_prompt goes with --prompt; it has no effect on a --label")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"the grid is a PNG picture: --out must end in .png, given '{out}'")
-    loaded = _load(model)
+    loaded = _load(model, quantization)
     processor = None if hasattr(loaded, "condition") else _processor(model, loaded)
     condition: dict[str, Any] = {"labels": label} if label else {"prompt": prompt}
     if negative_prompt is not None:
@@ -257,6 +261,7 @@ def list_systems() -> None:
 @app.command()
 def info(
     model: Annotated[str, typer.Argument(help="Folder, Hub id, or SYSTEM:PRESET.")],
+    memory: Annotated[bool, typer.Option("--memory", help="Also what weights, cache and activations take.")] = False,
 ) -> None:
     """A model's parts, parameters and tokens per picture, without loading weights."""
     import torch
@@ -278,6 +283,10 @@ def info(
     console.print(table)
     if hasattr(skeleton, "layout"):
         console.print(f"tokens per picture: {skeleton.layout.length} ({skeleton.layout})")
+    if memory:
+        from .memory import describe_generation
+
+        console.print(describe_generation(config).table())
 
 
 @data_app.command(name="check")
@@ -309,12 +318,18 @@ def data_export(
     console.print(f"rows in {out}")
 
 
-def _load(model: str) -> Any:
+def _load(model: str, quantization: Literal["int8", "nf4"] | None = None) -> Any:
     import unimm  # noqa: F401  (registers the models)
 
     from .models.folders import load_model
 
-    return load_model(model)
+    if quantization is None:
+        return load_model(model)
+    from .models.loading import quantization_config
+
+    # It tells of every layer, at every step, that 8-bit products run in half precision.
+    logging.getLogger("bitsandbytes.autograd").setLevel(logging.ERROR)
+    return load_model(model, quantization_config=quantization_config(quantization))
 
 
 def _processor(model: str, loaded: Any) -> Any:

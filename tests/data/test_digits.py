@@ -25,6 +25,7 @@ def test_splits_never_change():
     assert split_indices("test")[:6] == (0, 8, 17, 21, 23, 36)
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("task", TASKS)
 def test_rows_have_the_schema_and_their_label(task):
     rows = digits_dataset(task, "validation")
@@ -37,6 +38,7 @@ def test_rows_have_the_schema_and_their_label(task):
         assert np.array_equal(np.asarray(row["images"][0]), images[number])
 
 
+@pytest.mark.needs("datasets")
 def test_captions_questions_and_answers_name_the_digit():
     (caption,) = digits_dataset("caption", num_rows=1)
     (question,) = digits_dataset("question", num_rows=1)
@@ -64,6 +66,7 @@ def test_the_enlarged_digit_still_holds_the_small_one():
     assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.97
 
 
+@pytest.mark.needs("datasets")
 def test_changed_copies_are_drawn_from_the_seed_and_stay_inside():
     first = digits_dataset(num_rows=1300, augment=True, seed=1)
     again = digits_dataset(num_rows=1300, augment=True, seed=1)
@@ -81,12 +84,14 @@ def test_changed_copies_are_drawn_from_the_seed_and_stay_inside():
     assert abs(np.mean([picture(first, number).mean() for number in range(300)]) / plain - 1) < 0.05
 
 
+@pytest.mark.needs("datasets")
 def test_streamed_digits_are_the_same():
     rows = list(digits_dataset("question", "test", num_rows=5, streaming=True))
     assert [row["id"] for row in rows] == list(digits_dataset("question", "test", num_rows=5)["id"])
     assert rows[0]["images"][0].size == (32, 32)
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -8,7 +8,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets, load_dataset
 from PIL import Image
 from rich.console import Console
 
@@ -16,6 +15,8 @@ from unimm.data.cards import DataCard
 from unimm.data.loading import check_card, export_rows, load_rows
 from unimm.data.rows import validate_row
 from unimm.errors import DataError, OutputError
+
+datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def write_parquet(folder, num_rows: int = 10, name: str = "train.parquet"):
         "words": [f"picture {number}" for number in range(num_rows)],
         "kind": [number % 2 for number in range(num_rows)],
     }
-    Dataset.from_dict(columns).to_parquet(folder / name)
+    datasets.Dataset.from_dict(columns).to_parquet(folder / name)
     return folder
 
 
@@ -87,7 +88,7 @@ def captioned(numbers) -> list[dict[str, bytes]]:
 
 def test_local_parquet_becomes_caption_rows_whose_columns_are_the_schema(tmp_path):
     rows = load_rows(parquet_card(write_parquet(tmp_path / "data")))
-    assert isinstance(rows, Dataset)
+    assert isinstance(rows, datasets.Dataset)
     assert rows.column_names == ["id", "images", "messages", "source"]
     assert len(rows) == 10
     for number, row in enumerate(rows):
@@ -104,7 +105,7 @@ def test_streamed_rows_are_the_prepared_rows(tmp_path):
     prepared = [(row["id"], number_of(row)) for row in load_rows(card)]
     # Without shuffling: `datasets` waits five seconds at the end of a shuffled stream of Parquet.
     streamed = load_rows(card, streaming=True, shuffle_buffer=0)
-    assert isinstance(streamed, IterableDataset)
+    assert isinstance(streamed, datasets.IterableDataset)
     rows = list(streamed)
     assert [(row["id"], number_of(row)) for row in rows] == prepared
     assert all(is_picture(row["images"][0], number_of(row)) for row in rows)
@@ -182,7 +183,7 @@ def test_prepared_rows_survive_pickling_and_concatenation(tmp_path):
     rows = load_rows(parquet_card(write_parquet(tmp_path / "data")))
     copy = pickle.loads(pickle.dumps(rows))
     assert is_picture(copy[2]["images"][0], 2)
-    both = concatenate_datasets([rows, load_rows(parquet_card(tmp_path / "data", name="other"))])
+    both = datasets.concatenate_datasets([rows, load_rows(parquet_card(tmp_path / "data", name="other"))])
     assert is_picture(both[12]["images"][0], 2)
     assert both[12]["source"] == "other"
 
@@ -199,14 +200,18 @@ def test_class_rows_keep_their_numbers_and_refuse_numbers_below_zero(tmp_path):
     columns = {"image": "photo", "label": "kind"}
     rows = load_rows(parquet_card(folder, task="class", columns=columns))
     assert [row["label"] for row in rows] == [0, 1, 0, 1]
-    Dataset.from_dict({"photo": [{"bytes": png(1), "path": None}], "kind": [-1]}).to_parquet(folder / "test.parquet")
+    datasets.Dataset.from_dict({"photo": [{"bytes": png(1), "path": None}], "kind": [-1]}).to_parquet(
+        folder / "test.parquet"
+    )
     with pytest.raises(DataError, match=r"label.* is -1; expected a class number of 0 or more"):
         load_rows(parquet_card(folder, task="class", columns=columns), "test")
 
 
 def test_named_labels_become_the_numbers_of_the_card_s_class_names(tmp_path):
     (tmp_path / "data").mkdir()
-    Dataset.from_dict({"image": [png(0), png(1)], "label": ["dog", "cat"]}).to_parquet(tmp_path / "data/train.parquet")
+    datasets.Dataset.from_dict({"image": [png(0), png(1)], "label": ["dog", "cat"]}).to_parquet(
+        tmp_path / "data/train.parquet"
+    )
     card = parquet_card(tmp_path / "data", task="class", columns={})
     rows = load_rows(card, class_names=["cat", "dog"])
     assert [row["label"] for row in rows] == [1, 0]
@@ -388,7 +393,7 @@ def test_rows_of_different_cards_can_be_mixed(tmp_path, streaming):
         "photographs": load_rows("photographs", resolution=32, num_rows=3, streaming=streaming),
     }
     for rows in (sources.values(), reversed(sources.values())):
-        mixed = list(interleave_datasets(list(rows), stopping_strategy="all_exhausted"))
+        mixed = list(datasets.interleave_datasets(list(rows), stopping_strategy="all_exhausted"))
         assert {row["source"] for row in mixed} == set(sources)
         for row in mixed:
             validate_row(row)
@@ -503,7 +508,7 @@ def test_exported_rows_come_back_as_they_were(tmp_path, format):
 
 def test_exported_parquet_is_an_ordinary_data_set_with_pictures(tmp_path):
     export_rows("digits", "validation", tmp_path / "rows.parquet", num_rows=3)
-    plain = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
+    plain = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train")
     assert plain[0]["images"][0].size == (32, 32)
     assert plain.features["label"].names[3] == "three"
 
@@ -512,7 +517,9 @@ def test_exporting_keeps_the_bytes_of_pictures_and_writes_nothing_when_a_row_is_
     write_shard(tmp_path / "shards" / "0.tar", captioned([1]))
     card = parquet_card(tmp_path / "shards", format="webdataset", columns={"image": "jpg", "caption": "txt"})
     export_rows(card, "train", tmp_path / "rows.parquet")
-    exported = load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train").with_format("arrow")
+    exported = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train").with_format(
+        "arrow"
+    )
     assert exported[0]["images"].to_pylist()[0][0]["bytes"] == jpeg(1)
 
     folder = make_llava_folder(tmp_path / "llava", missing=True)

@@ -37,6 +37,7 @@ def test_no_photograph_is_in_two_splits():
     assert len(NAMES) == len(set(NAMES))
 
 
+@pytest.mark.needs("datasets")
 def test_crops_have_the_schema_and_follow_from_seed_and_index():
     rows = photographs_dataset(num_rows=24, resolution=48, seed=1)
     longer = photographs_dataset(num_rows=30, resolution=48, seed=1)
@@ -52,12 +53,14 @@ def test_crops_have_the_schema_and_follow_from_seed_and_index():
     assert len(set(rows["id"])) == 24
 
 
+@pytest.mark.needs("datasets")
 def test_streamed_crops_are_the_same():
     (row,) = photographs_dataset("test", num_rows=1, resolution=32, streaming=True)
     (again,) = photographs_dataset("test", num_rows=1, resolution=32)
     assert np.array_equal(np.asarray(row["images"][0]), np.asarray(again["images"][0]))
 
 
+@pytest.mark.needs("datasets")
 def test_wrong_arguments_are_refused():
     with pytest.raises(ConfigError, match="no split 'dev'"):
         photographs_dataset("dev")

@@ -166,6 +166,7 @@ def test_preferences_between_answers_are_messages_whose_pictures_count():
         validate_row({**row, "images": [PICTURE]})
 
 
+@pytest.mark.needs("datasets")
 def test_rows_go_through_arrow_and_come_back(tmp_path):
     from datasets import Dataset, Value
 

@@ -51,6 +51,7 @@ def test_train_rows_never_show_a_held_out_combination(task):
         assert not held_out.has_scene(Scene.from_dict(row["scene"]))
 
 
+@pytest.mark.needs("datasets")
 def test_a_data_set_in_memory_equals_the_rows_and_the_streamed_one():
     rows = ShapesRows("captions", "test", 12, 32, 3)
     stored = shapes_dataset("captions", "test", 12, 32, 3)
@@ -63,6 +64,7 @@ def test_a_data_set_in_memory_equals_the_rows_and_the_streamed_one():
         assert Scene.from_dict(kept["scene"]) == Scene.from_dict(row["scene"])
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_makes_a_data_set(task):
     data = shapes_dataset(task, num_rows=3, resolution=32)
@@ -71,6 +73,7 @@ def test_every_task_makes_a_data_set(task):
     assert len(data[2]["images"]) == NUM_IMAGES[task]
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_a_streamed_data_set_gives_each_row_once_for_any_number_of_workers(num_workers):
     from torch.utils.data import DataLoader
@@ -81,6 +84,7 @@ def test_a_streamed_data_set_gives_each_row_once_for_any_number_of_workers(num_w
     assert sorted(seen) == sorted(f"shapes-captions-train-0-{index}" for index in range(num_rows))
 
 
+@pytest.mark.needs("datasets")
 def test_two_processes_share_the_shards_of_a_streamed_data_set():
     from datasets.distributed import split_dataset_by_node
 
@@ -160,6 +164,7 @@ def test_videos_begin_with_their_scene_and_move():
         assert all(not np.array_equal(a, b) for a, b in zip(row["images"], row["images"][1:], strict=False))
 
 
+@pytest.mark.needs("datasets")
 def test_options_that_do_not_exist_or_fit_are_refused():
     with pytest.raises(ConfigError, match="did you mean 'captions'"):
         shapes_dataset("caption")

@@ -10,6 +10,8 @@ from unimm.data.digits import digit_images
 from unimm.errors import DataError, ImageError
 from unimm.evaluation.classifier import DigitsJudge
 
+pytestmark = pytest.mark.needs("datasets")
+
 
 @pytest.fixture(scope="module")
 def judge() -> DigitsJudge:

@@ -23,6 +23,7 @@ def stage_of(path):
     return "sft" if "processor" in yaml.safe_load(path.read_text()) else "pretrain"
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("path", STAGE_RECIPES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_recipe_describes_itself_without_weights(path, tmp_path):
     result = run_stage(stage_of(path), ["--config", str(path), "--output_dir", str(tmp_path / "out"), "--dry_run"])
@@ -35,6 +36,7 @@ def test_every_stage_has_a_recipe():
     assert {stage_of(path) for path in STAGE_RECIPES} == set(RECIPES)
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("name", ["demo", "demo_digits"])
 def test_the_demo_trains_judges_saves_and_reloads_at_toy_size(name, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["demo", "--tiny", "--out", str(tmp_path)])

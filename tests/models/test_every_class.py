@@ -14,7 +14,8 @@ from unimm.errors import ConfigError
 from unimm.generation.caches import make_cache
 from unimm.models.building import override_config
 
-ALL = tuple(CONFIGS)
+NEEDS = {"kl_tokenizer": pytest.mark.needs("diffusers")}
+ALL = tuple(pytest.param(name, marks=NEEDS.get(name, ())) for name in CONFIGS)
 TRAINABLE = GENERATORS + CONDITIONALS
 
 

@@ -9,6 +9,8 @@ from unimm.errors import ConfigError, LayoutError
 from unimm.tokenizers import KLTokenizer, KLTokenizerConfig
 from unimm.tokens import TokenLayout, VisualTokens
 
+pytestmark = pytest.mark.needs("diffusers")
+
 AUTOENCODER = {
     "block_out_channels": [8, 16],
     "down_block_types": ["DownEncoderBlock2D"] * 2,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from itertools import islice
 
-import datasets
 import pytest
 from torch.utils.data import DataLoader
 
 from unimm.errors import DataError, RecipeError
 from unimm.training.data import EndlessRows, load_sections
 from unimm.training.recipes import DataSection
+
+datasets = pytest.importorskip("datasets")
 
 
 def shapes(**changes) -> DataSection:

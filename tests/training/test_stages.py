@@ -105,6 +105,7 @@ def trained(tmp_path_factory):
     return run_tokenizer(TokenizerRecipe.from_values(TOKENIZER, {"output_dir": str(folder)}))
 
 
+@pytest.mark.needs("datasets")
 def test_a_tokenizer_run_leaves_all_that_it_promises(trained):
     names = {path.name for path in trained.folder.iterdir()}
     assert {"recipe.yaml", "metrics.jsonl", "tensorboard", "samples", "checkpoint-2", "final", "finished.json"} <= names
@@ -118,6 +119,7 @@ def test_a_tokenizer_run_leaves_all_that_it_promises(trained):
     assert list((trained.folder / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.needs("datasets")
 def test_a_finished_run_that_is_started_again_does_nothing(trained, caplog):
     before = {path: path.stat().st_mtime_ns for path in trained.final.rglob("*")}
     recipe = TokenizerRecipe.from_values(TOKENIZER, {"output_dir": str(trained.folder), "disable_tqdm": False})
@@ -129,6 +131,7 @@ def test_a_finished_run_that_is_started_again_does_nothing(trained, caplog):
     assert {path: path.stat().st_mtime_ns for path in trained.final.rglob("*")} == before
 
 
+@pytest.mark.needs("datasets")
 def test_a_changed_recipe_does_not_go_into_the_same_folder(trained):
     changed = TokenizerRecipe.from_values(TOKENIZER, {"output_dir": str(trained.folder), "learning_rate": 1.0})
     with pytest.raises(RecipeError, match=r"training\.learning_rate was 0\.0001 there and is 1\.0 now"):
@@ -136,6 +139,7 @@ def test_a_changed_recipe_does_not_go_into_the_same_folder(trained):
     assert trained.final.is_dir()
 
 
+@pytest.mark.needs("datasets")
 def test_overwrite_starts_over(tmp_path):
     values = {"output_dir": str(tmp_path), "max_steps": 1, "samples.every_steps": 0}
     run_tokenizer(TokenizerRecipe.from_values(TOKENIZER, values))
@@ -146,6 +150,7 @@ def test_overwrite_starts_over(tmp_path):
     assert MetricsLog(tmp_path / "metrics.jsonl").read()[0]["step"] == 1
 
 
+@pytest.mark.needs("datasets")
 def test_a_conditional_model_is_trained_on_a_trained_tokenizer(trained, tmp_path):
     given = {"output_dir": str(tmp_path), "tokenizer": str(trained.final)}
     result = run_sft(SftRecipe.from_values(SFT, given))
@@ -163,6 +168,7 @@ def test_a_conditional_model_is_trained_on_a_trained_tokenizer(trained, tmp_path
     assert logged[0]["loss"] == pytest.approx(logged[0]["text_loss"] + logged[0]["image_loss"], rel=1e-5)
 
 
+@pytest.mark.needs("datasets")
 def test_an_image_generator_is_trained_on_classes(tmp_path):
     result = run_pretrain(PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path)}))
     model = AutoModel.from_pretrained(result.final)
@@ -171,6 +177,7 @@ def test_an_image_generator_is_trained_on_classes(tmp_path):
     assert "model.generate(labels" in (result.final / "README.md").read_text()
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize(
     ("stage", "values", "tokens"), [("tokenizer", TOKENIZER, 16), ("sft", SFT, None), ("pretrain", PRETRAIN, 36)]
 )
@@ -239,6 +246,7 @@ def test_a_file_in_the_way_of_the_run_is_an_output_error(tmp_path):
         run_pretrain(PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path / "run")}))
 
 
+@pytest.mark.needs("datasets")
 def test_a_dry_run_knows_the_tokenizer_that_the_recipe_beside_it_would_train(tmp_path):
     folder = str(tmp_path / "runs" / "tokenizer")
     first = {**TOKENIZER, "training": {**TOKENIZER["training"], "output_dir": folder}}

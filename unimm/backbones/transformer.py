@@ -185,7 +185,9 @@ class AdaLNBlock(GradientCheckpointingLayer):
 
     def modulate(self, condition: torch.Tensor, shared: torch.Tensor | None) -> torch.Tensor:
         """This block's six vectors, `(batch, 1, 6, hidden)`."""
-        return self.modulation(condition) if shared is None else shared + self.modulation_offset.weight
+        if shared is None:
+            return self.modulation(condition)
+        return shared + self.modulation_offset(torch.arange(6, device=shared.device))
 
     def forward(
         self,
@@ -214,6 +216,7 @@ class VisualTransformer(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _no_split_modules = ["LlamaBlock", "AdaLNBlock"]
+    _full_precision_modules = (r".*modulation",)
 
     def __init__(self, config: VisualTransformerConfig):
         super().__init__(config)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..dependencies import needed_for
 from ..errors import ConfigError, nearest
 from .rows import Row, caption_row, class_row, question_row, row_features
 from .transforms import encode_png
@@ -124,7 +125,8 @@ def digits_dataset(
     Raises:
         ConfigError: an unknown task or split, a resolution below 10, or changed copies of held-out digits.
     """
-    from datasets import ClassLabel, Dataset
+    with needed_for("data sets"):
+        from datasets import ClassLabel, Dataset
 
     if task not in TASKS:
         raise ConfigError(f"the digits have no task {task!r}{nearest(task, TASKS)}")

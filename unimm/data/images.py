@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -101,3 +103,25 @@ def _from_wide_values(picture: Image.Image, name: str) -> Image.Image:
     if low < 0 or high * scale > 255.0:
         raise ImageError(f"{name} of mode '{picture.mode}' has values from {low:g} to {high:g}; expected {expected}")
     return Image.fromarray(np.rint(values * scale).astype(np.uint8)).convert("RGB")
+
+
+def picture_name(image: Mapping[str, Any]) -> str:
+    """What a stored picture is called in messages."""
+    return f"the picture '{image['path']}'" if image.get("path") else "a picture without name"
+
+
+def read_encoded(image: Mapping[str, Any]) -> bytes:
+    """The bytes of a stored picture, `{"bytes", "path"}`, from memory, a local file or an address.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    if image.get("bytes"):
+        return image["bytes"]
+    import fsspec
+
+    try:
+        with fsspec.open(image["path"], "rb") as file:
+            return file.read()
+    except Exception as error:  # each kind of storage has errors of its own
+        raise ImageError(f"{picture_name(image)} cannot be read: {error}") from error

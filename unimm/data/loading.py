@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from rich.text import Text
 
+from ..dependencies import needed_for
 from ..errors import DataError, nearest
 from ..files import atomic_file, atomic_folder
 from .cards import DataCard, load_card
+from .images import read_encoded
 from .mapping import RowMapper
-from .pictures import read_encoded
 from .rows import Row, row_features
 from .sources import open_source
 from .transforms import encode_png
@@ -118,7 +119,8 @@ def _streamed_rows(
 
 def _types_of(source: Dataset | IterableDataset) -> Features:
     """The types of a data set's columns; a stream of JSON has none, so its first rows are looked at."""
-    from datasets import Dataset
+    with needed_for("data sets"):
+        from datasets import Dataset
 
     return source.features or Dataset.from_list(list(source.take(100))).features
 
@@ -341,8 +343,10 @@ def _rows_to_export(rows: Iterator[tuple[list[str], Row | DataError]], skip: boo
 
 def _write_parquet(rows: Iterator[Row], features: Features, path: str | os.PathLike) -> int:
     import pyarrow.parquet as parquet
-    from datasets import Dataset, Features, List
-    from datasets import Image as ImageFeature
+
+    with needed_for("data sets"):
+        from datasets import Dataset, Features, List
+        from datasets import Image as ImageFeature
 
     written, writer = 0, None
     with atomic_file(path, "wb") as file:

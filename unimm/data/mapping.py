@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..dependencies import needed_for
 from ..errors import DataError, ImageError, nearest
 from .cards import TASKS, DataCard
-from .images import decode_image
-from .pictures import picture_name, read_encoded
+from .images import decode_image, picture_name, read_encoded
 from .rows import (
     ROW_FIELDS,
     Row,
@@ -70,7 +70,8 @@ class RowMapper:
     @property
     def features(self) -> Features:
         """The column types of the rows with encoded pictures."""
-        from datasets import ClassLabel, Features, Value
+        with needed_for("data sets"):
+            from datasets import ClassLabel, Features, Value
 
         if self.card.task == "row":
             types = {name: self.source_types[name] for name in self.columns.values()}

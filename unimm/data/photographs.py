@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..dependencies import needed_for
 from ..errors import ConfigError, nearest
 from .rows import image_row, row_features
 from .transforms import encode_png
@@ -83,7 +84,8 @@ def photographs_dataset(
     Raises:
         ConfigError: an unknown split, no rows, or a resolution above the smallest photograph's shorter side.
     """
-    from datasets import Dataset, Features, Value
+    with needed_for("data sets"):
+        from datasets import Dataset, Features, Value
 
     if split not in SPLITS:
         raise ConfigError(f"the photographs have no split {split!r}{nearest(split, SPLITS)}")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
-import datasets
-from datasets.features.features import register_feature
 from PIL import Image
 
+from ..dependencies import needed_for
 from ..errors import DataError, ImageError
-from .images import decode_image
+from .images import decode_image, picture_name, read_encoded
+
+with needed_for("data sets"):
+    import datasets
+    from datasets.features.features import register_feature
 
 
 class PictureFeature(datasets.Image):
@@ -45,25 +47,3 @@ with warnings.catch_warnings():
     # `datasets` warns that the registration of types is experimental.
     warnings.simplefilter("ignore", UserWarning)
     register_feature(PictureFeature, PictureFeature._type)
-
-
-def picture_name(image: Mapping[str, Any]) -> str:
-    """What a stored picture is called in messages."""
-    return f"the picture '{image['path']}'" if image.get("path") else "a picture without name"
-
-
-def read_encoded(image: Mapping[str, Any]) -> bytes:
-    """The bytes of a stored picture, `{"bytes", "path"}`, from memory, a local file or an address.
-
-    Raises:
-        ImageError: the file cannot be read.
-    """
-    if image.get("bytes"):
-        return image["bytes"]
-    import fsspec
-
-    try:
-        with fsspec.open(image["path"], "rb") as file:
-            return file.read()
-    except Exception as error:  # each kind of storage has errors of its own
-        raise ImageError(f"{picture_name(image)} cannot be read: {error}") from error

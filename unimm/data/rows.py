@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from PIL import Image
 
+from ..dependencies import needed_for
 from ..errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def row_features(label: Any = None, preference: bool = False) -> Features:
         label: type of the column `label` (`Value`, `ClassLabel`); None for none.
         preference: with columns `chosen` and `rejected`.
     """
-    from datasets import Features, List, Value
+    with needed_for("data sets"):
+        from datasets import Features, List, Value
 
     from .pictures import PictureFeature
 

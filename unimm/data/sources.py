@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dependencies import needed_for
 from ..errors import DataError, nearest
 from .cards import DataCard
 
@@ -28,7 +29,8 @@ def open_source(card: DataCard, split: str, streaming: bool) -> Dataset | Iterab
     Raises:
         DataError: no such split, no files, or a place that cannot be read.
     """
-    from datasets import load_dataset
+    with needed_for("data sets"):
+        from datasets import load_dataset
 
     arguments: dict[str, Any] = {"split": split, "streaming": streaming}
     if card.hub:
@@ -134,7 +136,8 @@ def _literal(path: Path) -> str:
 
 
 def _with_encoded_pictures(source: Any) -> Any:
-    from datasets import Image, List
+    with needed_for("data sets"):
+        from datasets import Image, List
 
     for name, feature in (source.features or {}).items():
         if isinstance(feature, Image):

@@ -17,6 +17,7 @@ from ..tokens import TokenLayout, VisualTokens, check_ids
 from .adapters import AdapterMixin
 from .image_generation import init_part_weights
 from .interleaving import InterleavedGenerationMixin
+from .loading import UniMMPreTrainedModel
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -124,7 +125,7 @@ class ConditionalOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
 
 
-class UniMMForConditionalGeneration(AdapterMixin, InterleavedGenerationMixin, PreTrainedModel):
+class UniMMForConditionalGeneration(AdapterMixin, InterleavedGenerationMixin, UniMMPreTrainedModel):
     """Understanding, generation and editing with one causal language model."""
 
     config: UniMMConditionalConfig
@@ -139,6 +140,7 @@ class UniMMForConditionalGeneration(AdapterMixin, InterleavedGenerationMixin, Pr
     _supports_sdpa = True
     _supports_flex_attn = True
     _adapted_module = "language_model"
+    _full_precision_modules = ("tokenizer", "plan", "head", "projector")
 
     def __init__(self, config: UniMMConditionalConfig):
         super().__init__(config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, GenerationConfig, PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -18,6 +18,7 @@ from ..objectives import token_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
 from .adapters import AdapterMixin
 from .image_sampling import GenerateImageOutput, ImageGenerationMixin, evaluating
+from .loading import UniMMPreTrainedModel
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -115,7 +116,7 @@ class ImageGenerationOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-class UniMMForImageGeneration(AdapterMixin, ImageGenerationMixin, PreTrainedModel):
+class UniMMForImageGeneration(AdapterMixin, ImageGenerationMixin, UniMMPreTrainedModel):
     """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
 
     config: UniMMImageGenerationConfig
@@ -129,6 +130,7 @@ class UniMMForImageGeneration(AdapterMixin, ImageGenerationMixin, PreTrainedMode
     _supports_sdpa = True
     _supports_flex_attn = True
     _adapted_module = "backbone"
+    _full_precision_modules = ("tokenizer", "condition", "plan", "head")
 
     def __init__(self, config: UniMMImageGenerationConfig):
         super().__init__(config)

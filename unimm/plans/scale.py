@@ -79,7 +79,7 @@ class ScalePlan(PredictionPlan):
             reconstructions = tokenizer.teacher_inputs(tokens)
         first = self._first_level(condition)
         rest = self.input_projection(reconstructions.to(self.input_projection.weight.dtype))
-        embeddings = torch.cat([first, rest], dim=1) + self._tables(slice(0, self.layout.length))
+        embeddings = torch.cat([first, rest], dim=1) + self._tables(slice(0, self.layout.length), first.device)
         device = embeddings.device
         weights = None
         if self.level_weights is not None:
@@ -121,7 +121,7 @@ class ScalePlan(PredictionPlan):
     def slots(
         self, canvas: Canvas, step: PlanStep, condition: Condition, tokenizer: VisualTokenizer | None = None
     ) -> torch.Tensor:
-        tables = self._tables(step.slots)
+        tables = self._tables(step.slots, condition.device)
         if step.index == 0:
             return self._first_level(condition) + tables
         assert tokenizer is not None
@@ -158,8 +158,10 @@ class ScalePlan(PredictionPlan):
             raise ConfigError(
                 "the scale plan starts its first level from a condition vector; give the condition the form 'vector'"
             )
-        return condition.vector[:, None] + self.start_embedding.weight
+        positions = torch.arange(self.layout.level_lengths[0], device=condition.device)
+        return condition.vector[:, None] + self.start_embedding(positions)
 
-    def _tables(self, slots: slice) -> torch.Tensor:
-        levels = self.layout.level_ids(self.level_embedding.weight.device)[slots]
-        return self.level_embedding(levels) + self.position_embedding.weight[slots]
+    def _tables(self, slots: slice, device: torch.device) -> torch.Tensor:
+        levels = self.layout.level_ids(device)[slots]
+        positions = torch.arange(slots.start, slots.stop, device=device)
+        return self.level_embedding(levels) + self.position_embedding(positions)

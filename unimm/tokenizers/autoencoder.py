@@ -8,6 +8,7 @@ decoder's from the lowest resolution up.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..configuration import UniMMConfig
 from ..errors import ConfigError
 from .base import VisualTokenizer
+from .tiling import TileGroupNorm, Tiling, run_sliced, run_tiled, tile_norms
 
 
 class ConvolutionalTokenizerConfig(UniMMConfig):
@@ -109,6 +111,8 @@ class ConvolutionalTokenizer(VisualTokenizer):
 
     def __init__(self, config: ConvolutionalTokenizerConfig):
         super().__init__(config)
+        self.is_sliced = False
+        self.tiling: Tiling | None = None
         outer, inner, kernel = config.encoder_channels, config.code_channels, config.quantization_kernel_size
         self.encoder = ConvolutionalEncoder(config)
         self.quant_conv = nn.Conv2d(outer, inner, kernel, padding=kernel // 2)
@@ -131,12 +135,38 @@ class ConvolutionalTokenizer(VisualTokenizer):
             LayoutError: a side is no multiple of the stride.
         """
         self.check_pixels(pixel_values, self.config.image_channels)
-        return self.quant_conv(self.encoder(pixel_values.to(self.quant_conv.weight.dtype)))
+        pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
+        return self._run(lambda pixels: self.quant_conv(self.encoder(pixels, self.tiling)), pixel_values)
 
     def decode_features(self, features: torch.Tensor, *, clamp: bool = False) -> torch.Tensor:
         """Pixels of quantized features `(batch, code_channels, h, w)`."""
-        pixels = self.decoder(self.post_quant_conv(features.to(self.post_quant_conv.weight.dtype)))
+        features = features.to(self.post_quant_conv.weight.dtype)
+        pixels = self._run(lambda latents: self.decoder(self.post_quant_conv(latents), self.tiling), features)
         return pixels.clamp(-1, 1) if clamp else pixels
+
+    def enable_slicing(self) -> None:
+        self.is_sliced = True
+
+    def disable_slicing(self) -> None:
+        self.is_sliced = False
+
+    def enable_tiling(self, size: int = 512, overlap: int = 128, exact: bool = False) -> None:
+        """Tiles for all but the lowest resolution, which is small and has the attention: that runs whole.
+
+        Args:
+            size: side of a tile in pixels.
+            overlap: pixels that neighbouring tiles share.
+            exact: give the group norms the statistics of the whole picture, which takes many times as long.
+        """
+        tiling = Tiling(size, overlap, blend=overlap // 2, exact=exact)
+        tiling.check(self.stride)
+        self.tiling = tiling
+
+    def disable_tiling(self) -> None:
+        self.tiling = None
+
+    def _run(self, function: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+        return run_sliced(function, batch) if self.is_sliced else function(batch)
 
     def reconstruction_loss(self, reconstruction: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
         """Error of a reconstruction, weighted as the config says; see `reconstruction_loss`."""
@@ -186,8 +216,8 @@ def init_convolutional_weights(module: nn.Module) -> None:
         init.zeros_(module.num_batches_tracked)
 
 
-def group_norm(channels: int, config: ConvolutionalTokenizerConfig) -> nn.GroupNorm:
-    return nn.GroupNorm(config.num_norm_groups, channels, eps=config.norm_eps)
+def group_norm(channels: int, config: ConvolutionalTokenizerConfig) -> TileGroupNorm:
+    return TileGroupNorm(config.num_norm_groups, channels, eps=config.norm_eps)
 
 
 class ResidualBlock(GradientCheckpointingLayer):
@@ -311,11 +341,23 @@ class ConvolutionalEncoder(nn.Module):
         self.norm_out = group_norm(channels, config)
         self.conv_out = nn.Conv2d(channels, config.encoder_channels, 3, padding=1)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+        """Runs the levels before the lowest resolution, which have no attention, on tiles where they are given."""
+        if tiling is None:
+            features = self._before_lowest(pixel_values)
+        else:
+            stride = 2 ** (len(self.levels) - 1)
+            norms = tile_norms(self.levels[:-1])
+            features = run_tiled(
+                self._before_lowest, pixel_values, tiling, input_stride=1, output_stride=stride, norms=norms
+            )
+        return self.conv_out(F.silu(self.norm_out(self.middle(self.levels[-1](features)))))
+
+    def _before_lowest(self, pixel_values: torch.Tensor) -> torch.Tensor:
         features = self.conv_in(pixel_values)
-        for level in self.levels:
+        for level in self.levels[:-1]:
             features = level(features)
-        return self.conv_out(F.silu(self.norm_out(self.middle(features))))
+        return features
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -340,8 +382,17 @@ class ConvolutionalDecoder(nn.Module):
         self.norm_out = group_norm(channels, config)
         self.conv_out = nn.Conv2d(channels, config.image_channels, 3, padding=1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        features = self.middle(self.conv_in(features))
-        for level in self.levels:
+    def forward(self, features: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+        """Runs the levels after the lowest resolution, which have no attention, on tiles where they are given."""
+        features = self.levels[0](self.middle(self.conv_in(features)))
+        if tiling is None:
+            return self._after_lowest(features)
+        # The lowest level has already doubled the sides, where it is not the only one.
+        stride = 2 ** max(0, len(self.levels) - 2)
+        norms = tile_norms(self.levels[1:], self.norm_out)
+        return run_tiled(self._after_lowest, features, tiling, input_stride=stride, output_stride=1, norms=norms)
+
+    def _after_lowest(self, features: torch.Tensor) -> torch.Tensor:
+        for level in self.levels[1:]:
             features = level(features)
         return self.conv_out(F.silu(self.norm_out(features)))

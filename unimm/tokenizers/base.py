@@ -140,6 +140,34 @@ class VisualTokenizer(PreTrainedModel):
             )
         self.latent_size(*pixel_values.shape[-2:])
 
+    def enable_slicing(self) -> None:
+        """Encodes and decodes the pictures of a batch one after the other: the memory of one picture for any batch.
+
+        Raises:
+            ConfigError: this tokenizer cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot encode and decode a batch in slices")
+
+    def disable_slicing(self) -> None:
+        """Encodes and decodes batches at once, as from the start."""
+
+    def enable_tiling(self, size: int = 512, overlap: int = 128) -> None:
+        """Encodes and decodes pictures larger than a tile piece by piece; see `unimm.tokenizers.tiling`.
+
+        The result is near that of the whole picture, not equal to it.
+
+        Args:
+            size: side of a tile in pixels.
+            overlap: pixels that neighbouring tiles share.
+
+        Raises:
+            ConfigError: tiles that do not fit the stride or each other, or a tokenizer that cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} cannot encode and decode a picture in tiles")
+
+    def disable_tiling(self) -> None:
+        """Encodes and decodes pictures whole, as from the start."""
+
     def _check_size(self, size: tuple[int, int] | None, latent_size: tuple[int, ...]) -> None:
         own = tuple(side * self.stride for side in latent_size)
         if size is not None and tuple(size) != own:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from transformers import initialization as init
+from transformers.utils.generic import maybe_autocast
 
 from ..errors import ConfigError
 from .autoencoder import ConvolutionalTokenizerConfig
@@ -138,14 +139,21 @@ class Codebook(nn.Module):
             init.ones_(self.ema_counts)
             init.copy_(self.ema_sums, self.weight)
 
+    def forward(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes of ids, `(…, channels)` fp32; all codes in order where no ids are given.
+
+        All reading of the weight goes through here, where the hooks of offloaded models bring it to the device.
+        """
+        codes = (self.weight if ids is None else F.embedding(ids, self.weight)).float()
+        return F.normalize(codes, dim=-1) if self.config.unit_codes else codes
+
     def rows(self) -> torch.Tensor:
         """All codes as they come out, `(size, channels)` fp32."""
-        return F.normalize(self.weight.float(), dim=-1) if self.config.unit_codes else self.weight.float()
+        return self()
 
     def lookup(self, ids: torch.Tensor) -> torch.Tensor:
         """Codes of ids, `(…, channels)` fp32."""
-        codes = F.embedding(ids, self.weight).float()
-        return F.normalize(codes, dim=-1) if self.config.unit_codes else codes
+        return self(ids)
 
     @torch.no_grad()
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -156,7 +164,7 @@ class Codebook(nn.Module):
         Args:
             vectors: `(number, channels)`, of unit length where the codes are.
         """
-        with torch.autocast(vectors.device.type, enabled=False):
+        with maybe_autocast(vectors.device.type, enabled=False):
             vectors, rows = vectors.float(), self.rows()
             if self.config.similarity == "cosine":
                 rows = F.normalize(rows, dim=-1)

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from ..configuration import UniMMConfig
-from ..errors import ConfigError, LayoutError, MissingDependencyError, nearest
+from ..dependencies import needed_for
+from ..errors import ConfigError, LayoutError, nearest
 from ..tokens import VisualTokens
 from .autoencoder import init_convolutional_weights, reconstruction_loss
 from .base import TokenizerOutput, VisualTokenizer, grid_of, sum_losses
+from .tiling import Tiling
 
 
 class KLTokenizerConfig(UniMMConfig):
@@ -143,6 +145,23 @@ class KLTokenizer(VisualTokenizer):
             tokens=self._tokens(latents.detach()),
         )
 
+    def enable_slicing(self) -> None:
+        self.autoencoder.enable_slicing()
+
+    def disable_slicing(self) -> None:
+        self.autoencoder.disable_slicing()
+
+    def enable_tiling(self, size: int = 512, overlap: int = 128) -> None:
+        """diffusers' own tiling, which also runs attention on tiles and blends over the whole overlap."""
+        Tiling(size, overlap, blend=overlap).check(self.stride)
+        self.autoencoder.tile_sample_min_size = size
+        self.autoencoder.tile_latent_min_size = size // self.stride
+        self.autoencoder.tile_overlap_factor = overlap / size
+        self.autoencoder.enable_tiling()
+
+    def disable_tiling(self) -> None:
+        self.autoencoder.disable_tiling()
+
     @property
     def last_weight(self) -> torch.Tensor:
         """Weight of the decoder's last convolution."""
@@ -165,8 +184,6 @@ class KLTokenizer(VisualTokenizer):
 
 
 def _autoencoder_class() -> Any:
-    try:
+    with needed_for("KL tokenizers"):
         from diffusers import AutoencoderKL
-    except ImportError as error:
-        raise MissingDependencyError("KL tokenizers are diffusers' autoencoders: pip install diffusers") from error
     return AutoencoderKL

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 from ..errors import LayoutError
 from ..tokens import TokenLayout
@@ -38,7 +39,7 @@ class VectorQuantizer(nn.Module):
         In training mode the codebook's statistics are updated.
         """
         config, batch, (height, width) = self.config, features.shape[0], features.shape[-2:]
-        with torch.autocast(features.device.type, enabled=False):
+        with maybe_autocast(features.device.type, enabled=False):
             vectors = self._vectors(features)
             ids = self.codebook.nearest(vectors)
             if self.training:
@@ -130,7 +131,7 @@ class ResidualPyramidQuantizer(nn.Module):
         Returns:
             `(batch, channels, h, w)` fp32 at the size of the last level.
         """
-        with torch.autocast(codes.device.type, enabled=False):
+        with maybe_autocast(codes.device.type, enabled=False):
             grid = codes.float().transpose(1, 2).unflatten(-1, layout.levels[level])
             grid = resize(grid, layout.final, self.upsample_mode)
             if not self.refinements:
@@ -196,7 +197,7 @@ class ResidualPyramidQuantizer(nn.Module):
             LayoutError: the pyramid does not end at the map's size.
         """
         config = self.config
-        with torch.autocast(features.device.type, enabled=False):
+        with maybe_autocast(features.device.type, enabled=False):
             features = features.float()
             with torch.no_grad():
                 ids, vectors = self._search(features, layout)

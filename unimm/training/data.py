@@ -6,13 +6,14 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import datasets
 from torch.utils.data import IterableDataset
 
+from ..dependencies import needed_for
 from ..errors import DataError, RecipeError
 from .recipes import DataSection
 
 if TYPE_CHECKING:
+    import datasets
     from datasets import Dataset
 
     from ..data.rows import Row
@@ -60,6 +61,9 @@ def load_sections(sections: Sequence[DataSection], *, endless: bool = False) -> 
         DataError: as `load_rows`.
     """
     from ..data.loading import load_rows
+
+    with needed_for("data sets"):
+        import datasets
 
     sources: list[Any] = [
         load_rows(

@@ -9,6 +9,8 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from ..memory import tensor_bytes
+
 _GIBIBYTE = 2**30
 # Bytes per token, channel and layer that a transformer block keeps for its backward pass at two bytes per value, without
 # the attention matrix, which fused kernels do not keep (https://huggingface.co/papers/2205.05198, equation 2).
@@ -118,7 +120,7 @@ def describe_model(
     layout: Any = getattr(model, "layout", None)
     if tokens_per_sample is None and layout is not None:
         tokens_per_sample = layout.length
-    weights = _bytes(parameters) + _bytes(list(model.buffers()))
+    weights = tensor_bytes(parameters) + tensor_bytes(model.buffers())
     activations = _stack_activations(model, tokens_per_sample or 0, half_precision, checkpointing) * batch_size
     return ModelDescription(
         kind=type(model).__name__,
@@ -135,7 +137,7 @@ def describe_model(
         num_trainable=sum(one.numel() for one in trainable),
         tokens_per_sample=tokens_per_sample,
         batch_size=batch_size,
-        memory=MemoryEstimate(weights, _bytes(trainable), 2 * _bytes(trainable), activations),
+        memory=MemoryEstimate(weights, tensor_bytes(trainable), 2 * tensor_bytes(trainable), activations),
     )
 
 
@@ -178,18 +180,12 @@ def measure_activations(forward: Any) -> int:
         if not (value.is_leaf and value.requires_grad):
             # Kept alive so that no other tensor takes over its identity.
             alive.append(value)
-            kept[id(value._base if value._base is not None else value), value.shape] = (
-                value.numel() * value.element_size()
-            )
+            kept[id(value._base if value._base is not None else value), value.shape] = tensor_bytes([value])
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         forward()
     return sum(kept.values())
-
-
-def _bytes(tensors: list[Any]) -> int:
-    return sum(one.numel() * one.element_size() for one in tensors)
 
 
 def _stack_activations(model: nn.Module, tokens: int, half_precision: bool, checkpointing: bool) -> int:

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from ..errors import RecipeError, nearest
 from . import fields
 from .arguments import TokenizerArguments, UniMMTrainingArguments
+from .engines import require_engine
 
 _MODEL_KEYS = ("path", "system", "preset", "overrides", "config")
 _FLAGS = ("dry_run", "tiny", "overwrite")
@@ -272,7 +273,9 @@ class Recipe:
 
         Raises:
             RecipeError: values that do not go together.
+            MissingDependencyError: DeepSpeed is asked for and not installed.
         """
+        require_engine(self.training)
         given = dict(self.training)
         if (
             self.dry_run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ...dependencies import needed_for
 from ...errors import ConfigError
 from .rows import ShapesRows
 
@@ -36,8 +37,9 @@ _SCENE_COLUMNS = ("scene", "scene_before")
 
 def shapes_features(columns: list[str]) -> Features:
     """The types of the columns of a task's rows."""
-    from datasets import Features, List, Value
-    from datasets import Image as ImageFeature
+    with needed_for("data sets"):
+        from datasets import Features, List, Value
+        from datasets import Image as ImageFeature
 
     content = {"type": Value("string"), "text": Value("string")}
     item = {name: Value("string") for name in ("shape", "colour", "texture", "emblem_shape", "emblem_colour")}
@@ -105,7 +107,8 @@ def shapes_dataset(
     Raises:
         ConfigError: an unknown task, option or value, or no rows.
     """
-    from datasets import Dataset, IterableDataset
+    with needed_for("data sets"):
+        from datasets import Dataset, IterableDataset
 
     arguments = {
         "task": task,
