@@ -29,6 +29,7 @@ from ..generation.filters import token_filters
 from ..generation.guidance import GuidanceSchedule, as_schedule
 from ..generation.loop import generate_tokens
 from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..hub.mixins import HubModelMixin
 from ..objectives import mixed_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
 from .image_generation import GenerateImageOutput, init_part_weights
@@ -144,7 +145,7 @@ class InterleavedOutput(ModelOutput):
     images: torch.Tensor | None = None
 
 
-class UniMMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class UniMMForConditionalGeneration(HubModelMixin, PreTrainedModel, GenerationMixin):
     """Understanding, generation and editing with one causal language model."""
 
     config: UniMMConditionalConfig

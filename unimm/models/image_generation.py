@@ -17,6 +17,7 @@ from ..generation.filters import SoftCodes, token_filters
 from ..generation.guidance import GuidanceSchedule, as_schedule
 from ..generation.loop import Inpainting, generate_tokens
 from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
+from ..hub.mixins import HubModelMixin
 from ..objectives import token_likelihood
 from ..plans.base import Canvas, PlanStep
 from ..tokens import TokenLayout, VisualTokens, check_ids
@@ -126,7 +127,7 @@ class GenerateImageOutput(ModelOutput):
     num_backbone_calls: int | None = None
 
 
-class UniMMForImageGeneration(PreTrainedModel):
+class UniMMForImageGeneration(HubModelMixin, PreTrainedModel):
     """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
 
     config: UniMMImageGenerationConfig

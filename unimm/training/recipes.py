@@ -38,6 +38,8 @@ FREE_FIELDS = frozenset(
         "training.hub_revision",
         "card.title",
         "card.license",
+        "card.license_name",
+        "card.license_link",
         "card.tags",
         "card.datasets",
         "card.description",
@@ -116,14 +118,18 @@ class CardSection:
 
     Args:
         title: first line; the class and folder when not given.
-        license: of the weights, as the Hub spells it.
+        license: of the weights, as the Hub spells it; None states none, and such weights cannot be pushed.
+        license_name: of the terms, where the license is `other`.
+        license_link: where those terms stand.
         tags: beside those that follow from the model.
         datasets: Hub ids; the data cards' names when not given.
         description: a paragraph.
     """
 
     title: str | None = None
-    license: str = "apache-2.0"
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     tags: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     description: str | None = None
@@ -297,6 +303,8 @@ class Recipe:
         for name in ("dry_run", "overwrite", "tiny", "source"):
             values.pop(name, None)
         values["training"] = fields.plain({**_own_defaults(self.arguments_class), **self.training})
+        # What is resolved is written into the run's folder, and with it published.
+        values["training"].pop("hub_token", None)
         return values
 
     def header(self) -> str:
