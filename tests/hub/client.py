@@ -28,10 +28,12 @@ class Absent:
 
 
 def main() -> None:
+    import datasets  # noqa: F401
     import peft  # noqa: F401
+    import sklearn.datasets  # noqa: F401
     import torch
     import transformers
-    from transformers import AutoImageProcessor, AutoModel, AutoProcessor  # noqa: F401
+    from transformers import AutoImageProcessor, AutoModel, AutoProcessor, Trainer  # noqa: F401
 
     assert "unimm" not in sys.modules
     torch.set_num_threads(1)
@@ -48,6 +50,7 @@ def main() -> None:
         print(json.dumps({"pid": child}), file=answers, flush=True)
         _, status = os.waitpid(child, 0)
         print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), file=answers, flush=True)
+    os._exit(0)
 
 
 def run(request: dict[str, Any]) -> int:

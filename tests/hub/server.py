@@ -186,8 +186,8 @@ class Handler(BaseHTTPRequestHandler):
     def validate(self, body: bytes) -> None:
         content = json.loads(body)["content"]
         header = yaml.safe_load(content.split("---\n")[1]) if content.startswith("---\n") else None
-        if header is not None and not isinstance(header.get("license", ""), str):
-            return self.answer(400, {"errors": [{"message": '"license" must be a string'}], "warnings": []})
+        if header is not None and not isinstance(header.get("language", ""), str | list):
+            return self.answer(400, {"errors": [{"message": '"language" must be a string or a list'}], "warnings": []})
         self.answer(200, {"errors": [], "warnings": [] if header else [{"message": "empty or missing yaml metadata"}]})
 
     # ---- uploads ----

@@ -125,6 +125,7 @@ def test_large_files_are_sent_in_parts_and_shards_load(client, hub, tmp_path):
     assert same(load_by_id(client, tmp_path, "writer/shards"), model)
 
 
+@pytest.mark.slow
 def test_a_second_push_of_the_same_folder_sends_and_commits_nothing(client, hub, tmp_path):
     saved(tmp_path / "model")
     assert client.unimm("push", tmp_path / "model", "writer/twice").code == 0
@@ -179,6 +180,14 @@ def test_a_stated_licence_goes_into_the_card(client, hub, tmp_path):
     assert (card.data.license, card.data.license_name) == ("other", "Research only")
     assert "- Weights: [Research only](https://example.org/terms)" in card.text
     assert "not stated" not in card.text
+
+
+def test_a_header_that_the_hub_refuses_is_told_in_its_words(client, hub, tmp_path):
+    build("raster").save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\nlanguage: 7\n---\n# A model\n")
+    message = error_of(client.unimm("push", tmp_path / "model", "writer/header"))
+    assert 'the Hub refuses the header of the card: - "language" must be' in message
+    assert list(hub.repositories["writer/header"].files) == [".gitattributes"]
 
 
 def test_tokens_that_may_not_write_are_refused_in_one_sentence(client, hub, tmp_path):
@@ -242,7 +251,7 @@ def test_a_connection_that_is_cut_again_and_again_is_an_error_and_commits_nothin
 
     hub.during_upload = cut
     message = error_of(client.unimm("push", tmp_path / "model", "writer/cut"))
-    assert "the push to 'writer/cut' was interrupted, and nothing was committed" in message
+    assert "the push to 'writer/cut' was interrupted and nothing was committed: the same command goes on" in message
     assert "model.safetensors" in message
     assert list(hub.repositories["writer/cut"].files) == [".gitattributes"]
     hub.during_upload = None
@@ -306,6 +315,7 @@ def test_models_tokenizers_and_processors_push_themselves(client, hub, tmp_path)
     assert "README.md" not in processor
 
 
+@pytest.mark.slow
 def test_what_is_measured_goes_into_the_card(client, hub, tmp_path):
     saved(tmp_path / "model")
     result = client.unimm("push", tmp_path / "model", "writer/measured", "--measure")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from factories import build
+from transformers import AutoModel
 
 from unimm.errors import CheckpointError, ConfigError, HubError, LicenseError
 from unimm.hub.cards import CardFacts, write_card
@@ -97,3 +100,27 @@ def test_caches_and_pickles_stay_at_home(tmp_path):
         (tmp_path / name).write_text("{}")
     names = {name for name, _ in Push.prepare(tmp_path, "writer/x", license=License("mit")).files}
     assert names == {"README.md", "config.json", "model.safetensors", "modeling_unimm.py", "ema/config.json"}
+
+
+def test_a_models_licence_is_that_of_the_folder_it_came_from_and_of_no_other(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(folders / "model")
+    with pytest.raises(LicenseError, match="before their licence is stated"):
+        build("raster").push_to_hub("writer/x")
+    loaded = AutoModel.from_pretrained(folders / "model")
+    with pytest.raises(HubError, match="offline mode"):
+        loaded.push_to_hub("writer/x")
+
+
+def test_saving_publishes_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="save_pretrained publishes nothing"):
+        build("vq_tokenizer").save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert not (tmp_path / "model").exists()
+
+
+def test_the_python_of_the_docs_runs(capsys):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "hub.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "docs/hub.md", "exec"), {})
+    assert "Nothing was sent" in capsys.readouterr().out

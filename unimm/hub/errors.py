@@ -60,6 +60,8 @@ def _explained(error: BaseException | None, repo_id: str) -> str | None:
 
 
 def _explained_one(error: BaseException, repo_id: str) -> str | None:
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return f"the Hub refuses the header of the card: {' '.join(str(error).splitlines()[1:]) or error}"
     page = f"{constants.ENDPOINT}/{repo_id}"
     if isinstance(error, GatedRepoError):
         return f"'{repo_id}' is gated: ask for access at {page}, and log in ({LOGIN})"

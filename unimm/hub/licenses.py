@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import CardData
 
 from ..errors import LicenseError, nearest
 
@@ -76,7 +76,7 @@ class License:
         return cls(identifier) if identifier in HUB_LICENSES else cls(OTHER, text.strip())
 
     @classmethod
-    def of_card(cls, data: ModelCardData) -> License:
+    def of_card(cls, data: CardData) -> License:
         """The licence in a card's header; unknown where it has none."""
         identifier = data.get("license")
         if not isinstance(identifier, str):

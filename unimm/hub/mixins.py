@@ -111,9 +111,9 @@ class HubModelMixin(RemoteCodeMixin):
         if isinstance(given, str):
             return License.stated(given)
         chosen = given or facts.license
-        source = Path(getattr(self, "name_or_path", None) or "") / CARD
-        if not chosen.is_known and source.is_file():
-            chosen = License.of_card(read_card(source).data)
+        place = getattr(self, "name_or_path", None)
+        if not chosen.is_known and place and (Path(place) / CARD).is_file():
+            chosen = License.of_card(read_card(Path(place) / CARD).data)
         if not chosen.is_known:
             raise LicenseError(
                 'nobody may use these weights before their licence is stated: push_to_hub(…, license="apache-2.0"), or '

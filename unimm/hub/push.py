@@ -174,7 +174,10 @@ def commit(
             for name in (api.list_repo_files(repo_id, revision=revision) if replaced else ())
             if name not in added and any(fnmatch.fnmatch(name, pattern) for pattern in replaced) and "/" not in name
         ]
-    with hub_errors(repo_id, failed=f"the push to '{repo_id}' was interrupted, and nothing was committed; it"):
+    interrupted = (
+        f"the push to '{repo_id}' was interrupted and nothing was committed: the same command goes on. Sending"
+    )
+    with hub_errors(repo_id, failed=interrupted):
         return api.create_commit(
             repo_id,
             [*gone, *additions],

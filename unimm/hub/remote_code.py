@@ -6,6 +6,7 @@ and on a machine without unimm transformers answers with `pip install unimm`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def __getattr__(name):
 '''
 
 
-def write_stub(folder: str | Path) -> None:
+def write_stub(folder: str | os.PathLike) -> None:
     """Writes the module that `auto_map` refers to.
 
     Raises:

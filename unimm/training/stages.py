@@ -221,6 +221,9 @@ def _started(recipe: Recipe, publication: Publication | None) -> Iterator[tuple[
             logger.info("'%s' is finished (step %d): nothing to do", folder.path, record["step"])
             finished = RunResult(folder.path, folder.final, record["metrics"], record["results"], was_finished=True)
             _publish(folder, publication)
+        elif torch.cuda.is_available():
+            # Another stage may have run in this process.
+            torch.cuda.reset_peak_memory_stats()
         yield folder, finished
 
 
