@@ -108,3 +108,13 @@ def test_fields_of_the_hub_without_a_push_are_refused(tmp_path):
     recipe = PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path), "push_to_hub": True})
     with pytest.raises(LicenseError, match=r"--card\.license apache-2\.0"):
         Publication.of(recipe, recipe.arguments())
+
+
+def test_a_licence_that_the_hub_does_not_have_is_refused_with_the_recipe(tmp_path):
+    with pytest.raises(LicenseError, match="did you mean 'mit'"):
+        PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path), "card.license": "mti"})
+    with pytest.raises(LicenseError, match="go with card"):
+        PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path), "card.license_name": "Mine"})
+    for given in ({}, {"card.license": "unknown"}):
+        recipe = PretrainRecipe.from_values(PRETRAIN, {"output_dir": str(tmp_path), **given})
+        assert not recipe.card.weights_license().is_known

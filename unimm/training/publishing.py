@@ -57,7 +57,7 @@ class Publication:
                 if getattr(args, name) is not None:
                     raise RecipeError(f"{recipe.source}: training.{name} has no effect without training.push_to_hub")
             return None
-        license = card_license(recipe)
+        license = recipe.card.weights_license()
         if not license.is_known:
             raise LicenseError(
                 f"{recipe.source}: push_to_hub publishes weights, and card.license does not say under which licence: state it, "
@@ -89,16 +89,6 @@ class Publication:
         logger.info("pushed: %s", commit.commit_url)
 
 
-def card_license(recipe: Recipe) -> License:
-    """The licence that the recipe's card section states; unknown where it states none.
-
-    Raises:
-        LicenseError: none that the Hub has.
-    """
-    card = recipe.card
-    return License() if card.license is None else License.stated(card.license, card.license_name, card.license_link)
-
-
 def card_facts(
     recipe: Recipe,
     *,
@@ -119,7 +109,7 @@ def card_facts(
     facts = CardFacts(
         title=recipe.card.title,
         description=recipe.card.description,
-        license=card_license(recipe),
+        license=recipe.card.weights_license(),
         stage=recipe.stage,
         tags=recipe.card.tags,
         datasets=recipe.card.datasets
