@@ -109,7 +109,7 @@ def test_the_wheel_holds_the_whole_package_with_its_data_and_nothing_else(wheel)
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {"unimm/py.typed"}
     for folder, inside, patterns in (
-        ("unimm", "unimm", ("*.py", "*.json")),
+        ("unimm", "unimm", ("*.py", "*.json", "*.md")),
         ("data_cards", "unimm/_data_cards", ("*.md",)),
         ("recipes", "unimm/_recipes", ("*.yaml",)),
     ):

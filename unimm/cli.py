@@ -40,6 +40,8 @@ _TRAINING_HELP = "Arguments: --config RECIPE.yaml [--any_field value] [--dry_run
 def main() -> None:
     """Runs the command; a user's mistake ends with one message and exit code 1, not with a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    # One line per request to the Hub is no news.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         app()
     except (UniMMError, OSError) as error:
@@ -219,14 +221,53 @@ def convert(
         Path | None, typer.Option(help="Released file of the visual tokenizer, where it is apart.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Named size; found by the shapes when not given.")] = None,
+    license: Annotated[str | None, typer.Option(help="Of the weights, where this release has another one.")] = None,
+    license_name: Annotated[str | None, typer.Option(help="Name of the terms, with --license other.")] = None,
+    license_link: Annotated[str | None, typer.Option(help="Where those terms stand.")] = None,
 ) -> None:
-    """Turn a released checkpoint into a folder that `from_pretrained` loads."""
+    """Turn a released checkpoint into a folder that `from_pretrained` loads, with a card that states its licence."""
+    from .conversion.checkpoints import card_facts
     from .conversion.checkpoints import convert as run
     from .systems import get_system
 
-    model = run(get_system(system), checkpoint, out, tokenizer=tokenizer, preset=preset)
+    stated = _license(license, license_name, license_link)
+    model = run(get_system(system), checkpoint, out, tokenizer=tokenizer, preset=preset, license=stated)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    console.print(f"{type(model).__name__} with {parameters:,} parameters in {out}")
+    terms = card_facts(get_system(system), license=stated).license
+    console.print(f"{type(model).__name__} with {parameters:,} parameters in {out}; licence of the weights: {terms}")
+
+
+@app.command()
+def push(
+    model: Annotated[Path, typer.Argument(help="Folder of a saved model.")],
+    repo_id: Annotated[str, typer.Argument(help="Hub id: owner/name, or a name in your own namespace.")],
+    license: Annotated[str | None, typer.Option(help="Of the weights, where the card states none.")] = None,
+    license_name: Annotated[str | None, typer.Option(help="Name of the terms, with --license other.")] = None,
+    license_link: Annotated[str | None, typer.Option(help="Where those terms stand.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; created where it does not exist.")] = None,
+    message: Annotated[str | None, typer.Option(help="First line of the commit.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create_pr", help="Open a pull request instead.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure speed and memory here, for the card.")] = False,
+) -> None:
+    """Publish a saved model with its card, as one commit; refused while the licence of the weights is not stated."""
+    from .hub.cards import size_text
+    from .hub.measuring import measure_use
+    from .hub.push import Push
+
+    stated = _license(license, license_name, license_link)
+    ready = Push.prepare(model, repo_id, license=stated)
+    if measure:
+        loaded = _load(str(model))
+        processor = _processor(str(model), loaded) if (model / "processor_config.json").is_file() else None
+        ready = Push.prepare(model, repo_id, license=stated, measurements=measure_use(loaded, processor))
+    console.print(f"{model} to {repo_id}, licence {ready.license}", soft_wrap=True)
+    for name, size in ready.files:
+        console.print(f"  {size_text(size):>10}  {escape(name)}", highlight=False, soft_wrap=True)
+    total = sum(size for _, size in ready.files)
+    console.print(f"{len(ready.files)} files, {size_text(total)}")
+    commit = ready.send(private=private or None, revision=revision, message=message, create_pr=create_pr)
+    console.print(commit.pr_url or commit.commit_url, soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -316,6 +357,16 @@ def data_export(
 
     export_rows(card, split=split, path=out, num_rows=num_rows)
     console.print(f"rows in {out}")
+
+
+def _license(identifier: str | None, name: str | None, link: str | None) -> Any:
+    from .hub.licenses import License
+
+    if identifier is None:
+        if name or link:
+            raise ConfigError("--license_name and --license_link go with --license other")
+        return None
+    return License.stated(identifier, name, link)
 
 
 def _load(model: str, quantization: Literal["int8", "nf4"] | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from dataclasses import fields
 from typing import Any
@@ -14,6 +15,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from .errors import ConfigError, nearest
+from .hub.remote_code import RemoteCodeMixin, auto_map_of, write_stub
 
 # What transformers itself adds to, or reads from, a config beside its dataclass fields.
 _HUGGING_FACE_KEYS = frozenset(
@@ -45,7 +47,7 @@ def any_config(model_type: str, *, optional: bool = False) -> SubConfigSpec:
     return SubConfigSpec(AutoConfig, model_type=model_type, optional=optional)
 
 
-class UniMMConfig(PreTrainedConfig):
+class UniMMConfig(RemoteCodeMixin, PreTrainedConfig):
     """Base config: every field is typed and checked, lists become tuples, an unknown field is an error.
 
     Subclasses annotate their fields as in a dataclass and name nested parts in `sub_configs_defaults`.
@@ -92,6 +94,8 @@ class UniMMConfig(PreTrainedConfig):
             value = getattr(self, key)
             if isinstance(value, dict):
                 value = dict(value)
+                # Only the outermost config of a folder says where its classes are.
+                value.pop("auto_map", None)
                 model_type = value.setdefault("model_type", spec.model_type)
                 if model_type not in CONFIG_MAPPING:
                     raise ConfigError(
@@ -104,6 +108,12 @@ class UniMMConfig(PreTrainedConfig):
             value = getattr(self, field.name)
             if isinstance(value, list) and "tuple" in str(field.type):
                 setattr(self, field.name, _as_tuple(value))
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """As transformers', with the stub that lets `trust_remote_code=True` load the folder."""
+        self.auto_map = auto_map_of(self)
+        write_stub(os.fspath(save_directory))
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -42,6 +42,14 @@ class OutputError(UniMMError, OSError):
     """An output folder or file cannot be written (read-only, full disk, occupied by something else)."""
 
 
+class LicenseError(UniMMError, ValueError):
+    """Weights would be published without saying under which terms they may be used."""
+
+
+class HubError(UniMMError, OSError):
+    """The Hub refuses what was asked, or cannot be reached."""
+
+
 class MissingDependencyError(UniMMError, ImportError):
     """An optional package is needed for what was asked."""
 

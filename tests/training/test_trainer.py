@@ -282,3 +282,11 @@ def test_an_engine_that_was_asked_for_and_does_not_run_is_refused(monkeypatch, v
     monkeypatch.setenv(variable, "true")
     with pytest.raises(RecipeError, match=rf"was asked for \({variable}\), but NO runs"):
         check_engine(accelerator)
+
+
+def test_a_trainer_publishes_nothing_by_itself(tmp_path):
+    with pytest.raises(RecipeError, match="run the stage with --push_to_hub"):
+        make(tmp_path, push_to_hub=True)
+    for change in ({"hub_strategy": "every_save"}, {"hub_always_push": True}):
+        with pytest.raises(RecipeError, match="a run is pushed whole"):
+            tiny_arguments(tmp_path, push_to_hub=True, **change)

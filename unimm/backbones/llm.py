@@ -10,6 +10,7 @@ from transformers import AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..configuration import UniMMConfig, any_config
+from ..hub.mixins import HubModelMixin
 from ..plans.base import AttentionRule, SlotPositions
 from .positions import EncodedPositions
 
@@ -93,7 +94,7 @@ class LLMAdapter:
         )
 
 
-class LLMBackbone(PreTrainedModel):
+class LLMBackbone(HubModelMixin, PreTrainedModel):
     """A language model's decoder as the backbone of an image generator."""
 
     config: LLMBackboneConfig

@@ -17,6 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from ..configuration import UniMMConfig
 from ..errors import ConfigError
+from ..hub.mixins import HubModelMixin
 from ..plans.base import AttentionRule, SlotPositions
 from .attention import Attention
 from .positions import EncodedPositions, axial_rotary
@@ -205,7 +206,7 @@ class AdaLNBlock(GradientCheckpointingLayer):
         return hidden_states + self.drop_path(fed * gate2)
 
 
-class VisualTransformer(PreTrainedModel):
+class VisualTransformer(HubModelMixin, PreTrainedModel):
     """Turns slots into hidden states."""
 
     config: VisualTransformerConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_file, atomic_folder
+from ..hub.cards import CardFacts, write_card
+from ..hub.licenses import License
 from ..models.building import replace_fields
 from .base import Converter, System, compare_keys, load_released
 
@@ -107,6 +109,7 @@ def convert(
     tokenizer: str | Path | None = None,
     preset: str | None = None,
     config: PreTrainedConfig | None = None,
+    license: License | None = None,
 ) -> PreTrainedModel:
     """Writes a folder that `from_pretrained` loads.
 
@@ -116,6 +119,7 @@ def convert(
         tokenizer: released file of the visual tokenizer, where it is apart from the generator's.
         preset: named size; by default the one whose shapes fit.
         config: a config instead of a preset, for checkpoints of other sizes.
+        license: of the weights; what the system's file says of its release when not given.
 
     Raises:
         CheckpointError: files that do not fit.
@@ -123,12 +127,16 @@ def convert(
     """
     state = _unwrapped(system, read_checkpoint(checkpoint), config)
     sampling: Mapping[str, Any] = {}
+    sources: list[str] = []
     if config is None:
-        found = system.preset(infer_preset(system, state, preset))
-        config, sampling = found.config(), found.sampling
+        chosen = system.preset(infer_preset(system, state, preset))
+        config, sampling = chosen.config(), chosen.sampling
+        sources.append(chosen.hub_id)
     if tokenizer is not None:
         tokenizer_state = _unwrapped(system, read_checkpoint(tokenizer), None)
-        tokenizer_config = system.preset(infer_preset(system, tokenizer_state)).config()
+        chosen = system.preset(infer_preset(system, tokenizer_state))
+        tokenizer_config = chosen.config()
+        sources.append(chosen.hub_id)
         config = _with_tokenizer(config, tokenizer_config)
         prefixed = {f"{system.tokenizer_prefix}{name}": tensor for name, tensor in tokenizer_state.items()}
         state = {**state, **prefixed}
@@ -143,9 +151,8 @@ def convert(
     if sampling:
         model.set_image_sampling(**sampling)
     with atomic_folder(output) as folder:
-        model.save_pretrained(folder, max_shard_size="5GB")
-        with atomic_file(folder / "README.md") as card:
-            card.write(conversion_card(system, model))
+        model.save_pretrained(folder)
+        write_card(folder, model, card_facts(system, sources, license))
     return model
 
 
@@ -198,31 +205,25 @@ def _write(state: Mapping[str, torch.Tensor], output: str | Path) -> None:
             torch.save(dict(state), file)
 
 
-def conversion_card(system: System, model: PreTrainedModel) -> str:
-    """The model card of converted weights: whose they are, under which licence, and how to load them."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    licence = system.weights_license.lower() if system.weights_license != "unknown" else "unknown"
-    return f"""---
-library_name: unimm
-license: {licence}
-tags:
-- unimm
-- {system.name}
----
+def card_facts(system: System, sources: Sequence[str] = (), license: License | None = None) -> CardFacts:
+    """What the card of converted weights tells: whose they are, and under which licences.
 
-# {system.title}, converted for unimm
-
-Weights of [{system.title}](https://huggingface.co/papers/{system.paper}), renamed and not otherwise changed.
-Licence of the weights: {system.weights_license}. Licence of the reference code: {system.code_license}.
-{parameters:,} parameters, {model.dtype}.
-
-```python
-import unimm
-from transformers import AutoModel
-
-model = AutoModel.from_pretrained("path/to/this/folder")
-```
-"""
+    Args:
+        system: the system.
+        sources: Hub ids of the released files.
+        license: of the weights; what the system's file says of its release when not given.
+    """
+    return CardFacts(
+        title=f"{system.title}, converted for unimm",
+        description=f"Weights of [{system.title}](https://huggingface.co/papers/{system.paper}), renamed and not otherwise "
+        "changed.",
+        license=license or License.released(system.weights_license),
+        code_license=system.code_license,
+        system=system.name,
+        system_title=system.title,
+        paper=system.paper,
+        base_model=sorted({one for one in sources if one}),
+    )
 
 
 __all__ = ["Converter", "convert", "export", "infer_preset", "read_checkpoint"]

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput
 
 from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError, LayoutError
+from ..hub.mixins import HubModelMixin
 from ..objectives import mixed_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
 from .adapters import AdapterMixin
@@ -125,7 +126,7 @@ class ConditionalOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
 
 
-class UniMMForConditionalGeneration(AdapterMixin, InterleavedGenerationMixin, UniMMPreTrainedModel):
+class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGenerationMixin, UniMMPreTrainedModel):
     """Understanding, generation and editing with one causal language model."""
 
     config: UniMMConditionalConfig

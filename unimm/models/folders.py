@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 
 from ..errors import CheckpointError, ConfigError, UniMMError
+from ..hub.errors import hub_errors
 
 _CONFIGS = ("config.json", "adapter_config.json")
 
@@ -33,7 +34,7 @@ def load_model(path: str | os.PathLike, **options: Any) -> PreTrainedModel:
         raise ConfigError(f"'{name}' is a file; a model is a folder with a config.json, or convert the file first")
     if Path(name).is_dir() and not any((Path(name) / config).is_file() for config in _CONFIGS):
         raise ConfigError(f"the folder '{name}' is no model: it has no config.json")
-    with _told(f"the model at '{name}'"):
+    with _told(f"the model at '{name}'"), hub_errors(name):
         return AutoModel.from_pretrained(name, **options).eval()
 
 

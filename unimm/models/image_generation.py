@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError, LayoutError
 from ..generation.randomness import GeneratorRandomness, Randomness
+from ..hub.mixins import HubModelMixin
 from ..objectives import token_likelihood
 from ..tokens import TokenLayout, VisualTokens, check_ids
 from .adapters import AdapterMixin
@@ -116,7 +117,7 @@ class ImageGenerationOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-class UniMMForImageGeneration(AdapterMixin, ImageGenerationMixin, UniMMPreTrainedModel):
+class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin, UniMMPreTrainedModel):
     """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
 
     config: UniMMImageGenerationConfig

@@ -16,6 +16,7 @@ from transformers.processing_utils import TextKwargs
 
 from ..data.transforms import to_pil
 from ..errors import ConfigError, DataError, ImageError, LayoutError, nearest
+from ..hub.mixins import HubProcessorMixin
 
 GENERATION_MODES = ("text", "image", "interleaved")
 IMAGE_TOKEN = "<|image|>"
@@ -57,8 +58,10 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-class UniMMImageProcessor(PilBackend):
+class UniMMImageProcessor(HubProcessorMixin, PilBackend):
     """Resizes to the model's size (bicubic) and scales pixels to [-1, 1]."""
+
+    auto_class = "AutoImageProcessor"
 
     resample = PILImageResampling.BICUBIC
     image_mean = [0.5, 0.5, 0.5]
@@ -74,7 +77,7 @@ class UniMMImageProcessor(PilBackend):
         return to_pil(images)
 
 
-class UniMMProcessor(ProcessorMixin):
+class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
     """Writes pictures into the text as placeholders, and pixels beside it.
 
     Args:
@@ -83,6 +86,8 @@ class UniMMProcessor(ProcessorMixin):
         num_visual_tokens: visual tokens of a picture.
         num_image_features: vision-encoder features of a picture; 0 for a model without one, which reads visual tokens.
     """
+
+    auto_class = "AutoProcessor"
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..errors import ConfigError, LayoutError
+from ..hub.mixins import HubModelMixin
 from ..tokens import TokenLayout, VisualTokens
 
 
@@ -33,7 +34,7 @@ class TokenizerOutput(ModelOutput):
     tokens: VisualTokens | None = None
 
 
-class VisualTokenizer(PreTrainedModel):
+class VisualTokenizer(HubModelMixin, PreTrainedModel):
     """Turns pictures into visual tokens and tokens into pictures."""
 
     base_model_prefix = ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..errors import RecipeError
 
@@ -23,6 +23,8 @@ class UniMMTrainingArguments(TrainingArguments):
             `learning_rate`; None trains all with `optim`.
         tensorboard: write TensorBoard events (instead of `report_to`, whose events of a resumed run overlap).
         data_seed: order of the data; the seed where not given.
+        push_to_hub: push the finished run's `final/` folder, with its card; needs the recipe's `card.license`.
+        hub_strategy: `end` alone: a model without its figures is not published.
 
     Raises:
         RecipeError: a combination that a resumed run could not repeat.
@@ -44,6 +46,7 @@ class UniMMTrainingArguments(TrainingArguments):
     # The filter hides a loss that is not a number behind an average.
     logging_nan_inf_filter: bool = False
     save_total_limit: int | None = 2
+    hub_strategy: HubStrategy | str = "end"
 
     def __post_init__(self) -> None:
         if not self.output_dir:
@@ -62,6 +65,11 @@ class UniMMTrainingArguments(TrainingArguments):
                         f"{name}: epoch needs save_strategy: epoch (or 'no'), given 'steps': a checkpoint written just "
                         "before the end of an epoch could not tell a resumed run what is still to come"
                     )
+        if self.push_to_hub and (self.hub_strategy is not HubStrategy.END or self.hub_always_push):
+            raise RecipeError(
+                "a run is pushed whole, with its card, when it is finished: leave out hub_always_push, and hub_strategy or set "
+                f"it to 'end', given '{self.hub_strategy.value}'"
+            )
         if self.save_only_model and self.resume and self.save_strategy is not SaveStrategy.NO:
             raise RecipeError("save_only_model leaves out what a resume needs: set resume: false with it")
         if self.enable_jit_checkpoint:
@@ -101,6 +109,11 @@ class TokenizerArguments:
         resume: go on from the newest complete checkpoint of `output_dir`.
         tensorboard: write TensorBoard events.
         disable_tqdm: show no progress bar.
+        push_to_hub: push the finished run's `final/` folder, with its card; needs the recipe's `card.license`.
+        hub_model_id: `owner/name`; the name of `output_dir` when not given.
+        hub_token: of the Hub; the stored one when not given. It is written nowhere.
+        hub_private_repo: whether a new repository is private.
+        hub_revision: branch to push to.
 
     Raises:
         RecipeError: a value out of range.
@@ -132,6 +145,11 @@ class TokenizerArguments:
     resume: bool = True
     tensorboard: bool = True
     disable_tqdm: bool = False
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_token: str | None = None
+    hub_private_repo: bool | None = None
+    hub_revision: str | None = None
 
     def __post_init__(self) -> None:
         for name in (

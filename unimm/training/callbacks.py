@@ -166,6 +166,9 @@ class SamplesCallback(TrainerCallback):
         self.sampler = sampler
         self.folder = Path(folder)
         self.every_steps = every_steps
+        #: Pictures of the last grid, and the seconds that drawing them took.
+        self.drawn = 0
+        self.seconds = 0.0
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -184,7 +187,9 @@ class SamplesCallback(TrainerCallback):
         was_training = model.training
         model.eval()
         with torch.random.fork_rng(), torch.no_grad():
+            start = time.perf_counter()
             pictures, captions = self.sampler(model, step)
+            self.drawn, self.seconds = len(pictures), time.perf_counter() - start
         model.train(was_training)
         path = self.folder / f"step-{step:06d}.png"
         save_grid(pictures, captions, path)

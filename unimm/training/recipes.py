@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from transformers import TrainingArguments
 
-from ..errors import RecipeError, nearest
+from ..errors import LicenseError, RecipeError, nearest
+from ..hub.licenses import UNKNOWN, License
 from . import fields
 from .arguments import TokenizerArguments, UniMMTrainingArguments
 from .engines import require_engine
@@ -39,6 +40,8 @@ FREE_FIELDS = frozenset(
         "training.hub_revision",
         "card.title",
         "card.license",
+        "card.license_name",
+        "card.license_link",
         "card.tags",
         "card.datasets",
         "card.description",
@@ -117,17 +120,37 @@ class CardSection:
 
     Args:
         title: first line; the class and folder when not given.
-        license: of the weights, as the Hub spells it.
+        license: of the weights, as the Hub spells it; None and `unknown` state none, and such weights cannot be pushed.
+        license_name: of the terms, where the license is `other`.
+        license_link: where those terms stand.
         tags: beside those that follow from the model.
         datasets: Hub ids; the data cards' names when not given.
         description: a paragraph.
     """
 
     title: str | None = None
-    license: str = "apache-2.0"
+    license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     tags: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     description: str | None = None
+
+    def __post_init__(self) -> None:
+        # Nobody should learn of a misspelt licence after the training.
+        self.weights_license()
+
+    def weights_license(self) -> License:
+        """The licence; unknown where none is stated.
+
+        Raises:
+            LicenseError: none that the Hub has, or a name without `other`.
+        """
+        if self.license is None or self.license == UNKNOWN:
+            if self.license_name or self.license_link:
+                raise LicenseError("card.license_name and card.license_link go with card.license: other")
+            return License()
+        return License.stated(self.license, self.license_name, self.license_link)
 
 
 @dataclass(kw_only=True)
@@ -300,6 +323,8 @@ class Recipe:
         for name in ("dry_run", "overwrite", "tiny", "source"):
             values.pop(name, None)
         values["training"] = fields.plain({**_own_defaults(self.arguments_class), **self.training})
+        # What is resolved is written into the run's folder, and with it published.
+        values["training"].pop("hub_token", None)
         return values
 
     def header(self) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, set_seed
 from rich.console import Console
@@ -18,13 +19,15 @@ from transformers import PreTrainedModel
 
 from ..errors import DataError, RecipeError, UniMMError, nearest
 from ..files import atomic_folder, write_json
+from ..hub.cards import Measurement, write_card
+from ..hub.measuring import machine_text, peak_memory
 from .assembly import build_parts, picture_sampler
 from .callbacks import AverageCallback, SamplesCallback
 from .data import load_sections
 from .description import ModelDescription, describe_model, describe_tokenizer
-from .outputs import RECIPE, RunFolder
+from .outputs import RECIPE, MetricsLog, RunFolder
+from .publishing import Publication, card_facts, reconstruction_record
 from .recipes import FREE_FIELDS, RECIPES, PretrainRecipe, Recipe, SftRecipe, TokenizerRecipe
-from .run_card import write_run_card
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +84,8 @@ def run_tokenizer(recipe: TokenizerRecipe) -> RunResult:
     if recipe.dry_run:
         model, _ = build_parts(recipe, on_meta=True)
         return _described(recipe, describe_tokenizer(model, height, width, batch_size=args.per_device_train_batch_size))
-    with _started(recipe) as (folder, finished):
+    publication = Publication.of(recipe, args)
+    with _started(recipe, publication) as (folder, finished):
         if finished is not None:
             return finished
         set_seed(args.seed)
@@ -97,12 +101,15 @@ def run_tokenizer(recipe: TokenizerRecipe) -> RunResult:
             num_samples=recipe.samples.num,
         )
         metrics = trainer.train()
-        results = trainer.evaluate() if recipe.evaluation.data else {}
+        record: dict[str, Any] = {}
+        if recipe.evaluation.data:
+            record = reconstruction_record(recipe, trainer.evaluate())
         with _final_folder(folder) as final:
             if trainer.accelerator.is_main_process:
                 trainer.unwrapped.save_pretrained(final)
-                _add_to_final(final, recipe, trainer.unwrapped, trainer.average, metrics, results, folder)
-        return _finish(folder, trainer.step, metrics, results)
+                measured = _measurements(folder, trainer.step, trainer.accelerator.device)
+                _add_to_final(final, recipe, trainer.unwrapped, trainer.average, metrics, record, measured, folder)
+        return _finish(folder, trainer.step, metrics, record.get("rows", {}), publication)
 
 
 def run_pretrain(recipe: PretrainRecipe) -> RunResult:
@@ -144,15 +151,20 @@ def _run_likelihood(recipe: PretrainRecipe) -> RunResult:
             checkpointing=bool(args.activation_checkpointing),
         )
         return _described(recipe, description)
-    with _started(recipe) as (folder, finished):
+    publication = Publication.of(recipe, args)
+    # The Trainer would push the run's folder as it stands, with a card of its own, and write the token into checkpoints.
+    args.push_to_hub, args.hub_token = False, None
+    with _started(recipe, publication) as (folder, finished):
         if finished is not None:
             return finished
         set_seed(args.seed)
         model, processor = build_parts(recipe)
         callbacks: list[Any] = []
+        drawing: SamplesCallback | None = None
         if recipe.samples.every_steps:
             sampler = picture_sampler(model, processor, recipe.samples)
-            callbacks.append(SamplesCallback(sampler, folder.samples, recipe.samples.every_steps))
+            drawing = SamplesCallback(sampler, folder.samples, recipe.samples.every_steps)
+            callbacks.append(drawing)
         trainer = UniMMTrainer(
             model,
             args,
@@ -167,29 +179,32 @@ def _run_likelihood(recipe: PretrainRecipe) -> RunResult:
             for name, value in trainer.train().metrics.items()
             if isinstance(value, int | float) and name != "total_flos"
         }
-        results: dict[str, Any] = {}
+        record: dict[str, Any] = {}
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
         if recipe.evaluation.benchmark and trainer.is_world_process_zero():
-            results = _benchmark(recipe, model, processor)
+            record = _benchmark(recipe, model, processor)
         trainer.accelerator.wait_for_everyone()
         with _final_folder(folder) as final:
             trainer.save_model(str(final))
             if trainer.is_world_process_zero():
                 # The recipe says what this pickle of arguments would.
                 (final / "training_args.bin").unlink(missing_ok=True)
-                _add_to_final(final, recipe, model, trainer.average, metrics, results, folder)
-        return _finish(folder, trainer.state.global_step, metrics, results)
+                measured = _measurements(folder, trainer.state.global_step, args.device, drawing)
+                _add_to_final(final, recipe, model, trainer.average, metrics, record, measured, folder)
+        return _finish(folder, trainer.state.global_step, metrics, record.get("rows", {}), publication)
 
 
 @contextlib.contextmanager
-def _started(recipe: Recipe) -> Iterator[tuple[RunFolder, RunResult | None]]:
-    """The run's folder, locked; and the result of a run that was finished before."""
+def _started(recipe: Recipe, publication: Publication | None) -> Iterator[tuple[RunFolder, RunResult | None]]:
+    """The run's folder, locked; and the result of a run that was finished before, pushed where that is asked for."""
     state = PartialState()
     folder = RunFolder(recipe.training["output_dir"])
     with contextlib.ExitStack() as stack:
         failed: list[Any] = [None]
         if state.is_main_process:
             try:
+                if publication is not None:
+                    publication.check_login()
                 stack.enter_context(folder.lock())
                 if recipe.overwrite:
                     folder.clear()
@@ -205,6 +220,10 @@ def _started(recipe: Recipe) -> Iterator[tuple[RunFolder, RunResult | None]]:
         if record is not None:
             logger.info("'%s' is finished (step %d): nothing to do", folder.path, record["step"])
             finished = RunResult(folder.path, folder.final, record["metrics"], record["results"], was_finished=True)
+            _publish(folder, publication)
+        elif torch.cuda.is_available():
+            # Another stage may have run in this process.
+            torch.cuda.reset_peak_memory_stats()
         yield folder, finished
 
 
@@ -225,7 +244,8 @@ def _add_to_final(
     model: PreTrainedModel,
     average: AverageCallback | None,
     metrics: Mapping[str, float],
-    results: Mapping[str, Any],
+    record: Mapping[str, Any],
+    measurements: Sequence[Measurement],
     folder: RunFolder,
 ) -> None:
     """The moving average, the recipe, the figures and the card, beside the saved model."""
@@ -234,30 +254,53 @@ def _add_to_final(
         averaged.load_state_dict(average.average, strict=False)
         averaged.save_pretrained(final / "ema")
     shutil.copyfile(folder.recipe, final / RECIPE)
-    if results:
-        write_json(final / "evaluation.json", dict(results))
+    if record:
+        write_json(final / "evaluation.json", dict(record))
     grids = sorted(folder.samples.glob("step-*.png"))
-    write_run_card(
-        final,
-        model,
-        recipe.resolved(),
-        stage=recipe.stage,
-        title=recipe.card.title,
-        license=recipe.card.license,
-        tags=recipe.card.tags,
-        datasets=recipe.card.datasets or [section.card for section in recipe.data],
-        description=recipe.card.description,
-        results=results,
-        metrics={name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))},
+    facts = card_facts(
+        recipe,
+        metrics=metrics,
+        records=[record] if record else [],
+        measurements=measurements,
         picture=grids[-1] if grids else None,
     )
+    write_card(final, model, facts)
 
 
-def _finish(folder: RunFolder, step: int, metrics: Mapping[str, float], results: Mapping[str, Any]) -> RunResult:
+def _measurements(
+    folder: RunFolder, step: int, device: torch.device, drawing: SamplesCallback | None = None
+) -> list[Measurement]:
+    """What the run itself has shown of speed and memory."""
+    where = machine_text(device)
+    logged = MetricsLog(folder.metrics).read()
+    measured = []
+    if logged:
+        measured.append(
+            Measurement(f"training of {step:,} steps, evaluations included", f"{logged[-1]['seconds']:,.0f} s", where)
+        )
+    if drawing is not None and drawing.drawn:
+        measured.append(Measurement(f"drawing a grid of {drawing.drawn} pictures", f"{drawing.seconds:.3g} s", where))
+    peak = peak_memory(device)
+    return measured + ([Measurement("peak memory of training", peak, where)] if peak else [])
+
+
+def _finish(
+    folder: RunFolder,
+    step: int,
+    metrics: Mapping[str, float],
+    results: Mapping[str, Any],
+    publication: Publication | None,
+) -> RunResult:
     if PartialState().is_main_process:
         folder.finish({"step": step, "metrics": dict(metrics), "results": dict(results)})
     logger.info("finished at step %d: %s", step, folder.final)
+    _publish(folder, publication)
     return RunResult(folder.path, folder.final, dict(metrics), dict(results))
+
+
+def _publish(folder: RunFolder, publication: Publication | None) -> None:
+    if publication is not None and PartialState().is_main_process:
+        publication.send(folder.final)
 
 
 def _described(recipe: Recipe, description: ModelDescription) -> RunResult:
@@ -286,7 +329,7 @@ def _benchmark(recipe: Recipe, model: PreTrainedModel, processor: Any) -> dict[s
     from ..evaluation.benchmarks import run_benchmark
 
     section = recipe.evaluation
-    record = run_benchmark(
+    return run_benchmark(
         section.benchmark or "",
         model,
         processor,
@@ -295,4 +338,3 @@ def _benchmark(recipe: Recipe, model: PreTrainedModel, processor: Any) -> dict[s
         sampling=section.sampling,
         options=section.options,
     )
-    return record["rows"]

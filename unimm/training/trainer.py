@@ -38,7 +38,6 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._staging: Path | None = None
-        self._to_push: str | None = None
         self._checkpoint: Path | None = None
         super().__init__(*args, **kwargs)
         check_engine(self.accelerator)
@@ -152,9 +151,6 @@ class ResumableTrainer(Trainer):
                 for callback in self.callback_handler.callbacks:
                     if isinstance(callback, CheckpointedCallback):
                         callback.save_checkpoint(staged)
-        if self._to_push is not None:
-            self._to_push = None
-            super()._push_from_checkpoint(str(self.checkpoints.folder / staged.name))
         self.checkpoints.rotate(self.args.save_total_limit, keep=[self.state.best_model_checkpoint])
 
     def _note_best_checkpoint(self, staged: Path) -> None:
@@ -166,12 +162,11 @@ class ResumableTrainer(Trainer):
             self.state.best_model_checkpoint = str(best)
             self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self._staging is None:
-            super()._push_from_checkpoint(checkpoint_folder)
-        else:
-            # The upload runs in the background and would lose the folder to its renaming.
-            self._to_push = checkpoint_folder
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        raise RecipeError(
+            "a trainer publishes nothing, because a card and a licence belong to it: run the stage with --push_to_hub, or push "
+            "the saved folder with `unimm push FOLDER owner/name`"
+        )
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # A checkpoint of the last step: the Trainer would take one more step before it looks at the count.

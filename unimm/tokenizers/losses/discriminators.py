@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from ...configuration import UniMMConfig
 from ...errors import ConfigError, LayoutError
+from ...hub.mixins import HubModelMixin
 
 
 class PatchDiscriminatorConfig(UniMMConfig):
@@ -38,7 +39,7 @@ class PatchDiscriminatorConfig(UniMMConfig):
             raise ConfigError(f"a patch discriminator needs at least one layer, given num_layers={self.num_layers}")
 
 
-class PatchDiscriminator(PreTrainedModel):
+class PatchDiscriminator(HubModelMixin, PreTrainedModel):
     """One logit per patch: convolutions of side 4, leaky rectifiers, batch norm inside."""
 
     config: PatchDiscriminatorConfig
@@ -119,7 +120,7 @@ class StyleDiscriminatorConfig(UniMMConfig):
             raise ConfigError("base_channels, max_channels, num_levels and group_size must all be positive")
 
 
-class StyleDiscriminator(PreTrainedModel):
+class StyleDiscriminator(HubModelMixin, PreTrainedModel):
     """One logit per picture: residual levels with blurred downsampling, the batch's spread as a feature."""
 
     config: StyleDiscriminatorConfig
