@@ -87,10 +87,11 @@ def test_an_older_folder_gets_the_stub_and_its_entries_on_the_way(folders, tmp_p
     del values["auto_map"]
     (tmp_path / "config.json").write_text(json.dumps(values))
     push = Push.prepare(tmp_path, "writer/x", license=License("mit"))
-    assert {"modeling_unimm.py", "README.md", "config.json", "model.safetensors"} == {name for name, _ in push.files}
+    saved = {"config.json", "generation_config.json", "model.safetensors"}
+    assert {"modeling_unimm.py", "README.md", *saved} == {name for name, _ in push.files}
     (config,) = (one for one in push.additions if one.path_in_repo == "config.json")
     assert json.loads(config.path_or_fileobj)["auto_map"]["AutoModel"] == "modeling_unimm.UniMMForImageGeneration"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == saved
 
 
 def test_caches_and_pickles_stay_at_home(tmp_path):
@@ -99,7 +100,8 @@ def test_caches_and_pickles_stay_at_home(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     names = {name for name, _ in Push.prepare(tmp_path, "writer/x", license=License("mit")).files}
-    assert names == {"README.md", "config.json", "model.safetensors", "modeling_unimm.py", "ema/config.json"}
+    saved = {"config.json", "generation_config.json", "model.safetensors"}
+    assert names == {"README.md", "modeling_unimm.py", "ema/config.json", *saved}
 
 
 def test_a_models_licence_is_that_of_the_folder_it_came_from_and_of_no_other(folders, tmp_path, monkeypatch):
