@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
-from .conditions import ClassConditionConfig, TextConditionConfig
+from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import ConstantGuidance, IntervalGuidance, LinearGuidance, SoftCodes
 from .heads import CategoricalHeadConfig
@@ -40,6 +40,7 @@ for _config in (
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,
+    TextEncoderConfig,
     LLMBackboneConfig,
     KLTokenizerConfig,
     MultiScaleVQTokenizerConfig,

@@ -63,6 +63,9 @@ _training_command("sft", "Train a conditional model on conversations with pictur
 def generate(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a model.")],
     prompt: Annotated[list[str] | None, typer.Option(help="What to draw; repeat for several.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What guidance leads away from, for text-conditional models.")
+    ] = None,
     label: Annotated[list[int] | None, typer.Option(help="Class to draw; repeat for several.")] = None,
     num_images: Annotated[int, typer.Option(min=1, help="Pictures per prompt or label.")] = 1,
     guidance_scale: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none.")] = 1.0,
@@ -88,9 +91,14 @@ def generate(
     }
     if bool(prompt) == bool(label):
         raise ConfigError("give either --prompt or --label (one or several of them)")
-    if prompt:
+    draws_from_condition = hasattr(loaded, "condition")
+    if negative_prompt is not None and not (prompt and draws_from_condition):
+        raise ConfigError(
+            "--negative_prompt belongs to a --prompt for a text-conditional image generator; it has no effect here"
+        )
+    captions = [one for one in prompt or map(str, label or ()) for _ in range(num_images)]
+    if prompt and not draws_from_condition:
         processor = _processor(model, loaded)
-        captions = [one for one in prompt for _ in range(num_images)]
         texts = [
             processor.apply_chat_template(
                 [{"role": "user", "content": [{"type": "text", "text": one}]}],
@@ -103,12 +111,12 @@ def generate(
         ids = loaded.generate(**inputs, generation_mode="image", **sampling)
         pixels = loaded.decode_image_tokens(ids)
     else:
-        assert label is not None
-        if not hasattr(loaded, "condition"):
+        if not draws_from_condition:
             raise ConfigError(f"a {type(loaded).__name__} draws from a --prompt, not from a --label")
-        labels = [one for one in label for _ in range(num_images)]
-        captions = [str(one) for one in labels]
-        pixels = loaded.generate(labels=labels, **sampling).images
+        given: dict[str, Any] = {"prompt": captions, "negative_prompt": negative_prompt}
+        if label:
+            given = {"labels": [int(one) for one in captions]}
+        pixels = loaded.generate(**given, **sampling).images
         if pixels is None:
             raise ConfigError(
                 f"'{model}' was converted without its visual tokenizer and gives ids only: convert it with --tokenizer"

@@ -20,8 +20,10 @@ from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRan
 from ..objectives import token_likelihood
 from ..plans.base import Canvas, PlanStep
 from ..tokens import TokenLayout, VisualTokens, check_ids
+from .prompts import Embeddings, Prompts, TextConditioned
 
 if TYPE_CHECKING:
+    from ..conditions.text_encoder import TextEncoder
     from ..tokenizers.base import VisualTokenizer
 
 
@@ -126,8 +128,13 @@ class GenerateImageOutput(ModelOutput):
     num_backbone_calls: int | None = None
 
 
-class UniMMForImageGeneration(PreTrainedModel):
-    """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
+class UniMMForImageGeneration(TextConditioned, PreTrainedModel):
+    """Generates images from a class or a text, by any plan, backbone and head that fit each other.
+
+    Args:
+        config: one choice per axis.
+        text_encoder: reads the prompts instead of the encoder that the config names.
+    """
 
     config: UniMMImageGenerationConfig
     config_class = UniMMImageGenerationConfig
@@ -140,7 +147,7 @@ class UniMMForImageGeneration(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
 
-    def __init__(self, config: UniMMImageGenerationConfig):
+    def __init__(self, config: UniMMImageGenerationConfig, text_encoder: TextEncoder | None = None):
         super().__init__(config)
         hidden_size = config.backbone_config.hidden_size
         self.tokenizer: VisualTokenizer | None = None
@@ -161,6 +168,8 @@ class UniMMForImageGeneration(PreTrainedModel):
         self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, latent_channels)
         self.backbone = AutoModel.from_config(config.backbone_config)
         self.head = config.head_config.build(hidden_size, codebook_size)
+        if text_encoder is not None:
+            self.text_encoder = text_encoder
         self.post_init()
         self.train(self.training)
 
@@ -280,6 +289,12 @@ class UniMMForImageGeneration(PreTrainedModel):
         text_features: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         *,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
+        prompt_embeds: Embeddings | None = None,
+        negative_prompt_embeds: Embeddings | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
         guidance_scale: float | GuidanceSchedule = 1.0,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -301,6 +316,12 @@ class UniMMForImageGeneration(PreTrainedModel):
             labels: `(batch,)` class labels.
             text_features: `(batch, length, channels)` features of the text encoder that the model was trained with.
             text_mask: `(batch, length)`, nonzero for real text.
+            prompt: one or several texts, for the model's text encoder.
+            negative_prompt: what guidance leads away from, instead of the null condition: one for all, or one per prompt.
+            prompt_embeds: text features by their name in diffusers, or what `model.text_encoder.encode` gives.
+            negative_prompt_embeds: the same for the negative prompt, one row for all or one per prompt.
+            prompt_attention_mask: `(batch, length)`, nonzero for real text, where `prompt_embeds` is a tensor.
+            negative_prompt_attention_mask: the same for `negative_prompt_embeds`.
             guidance_scale: scale of classifier-free guidance (1 is none), or a schedule over steps.
             temperature: of the softmax.
             top_k: keep the k likeliest ids, 0 for all.
@@ -321,10 +342,20 @@ class UniMMForImageGeneration(PreTrainedModel):
         """
         if labels is not None and not isinstance(labels, torch.Tensor):
             labels = torch.tensor(list(labels), dtype=torch.long)
-        if labels is not None:
-            labels = labels.to(self.device)
-        inputs = self._condition_inputs(labels=labels, text_features=text_features, text_mask=text_mask)
         schedule = as_schedule(guidance_scale)
+        is_guided = schedule.last_guided_step(self.layout.length) >= 0
+        inputs, negative = self.resolve_prompts(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            is_guided=is_guided,
+            labels=labels,
+            text_features=text_features,
+            text_mask=text_mask,
+        )
         if soft_codes is not None and not self.plan.starts_from_reconstruction:
             raise ConfigError(
                 "soft codes need a plan whose slots start from a reconstruction; those of "
@@ -343,7 +374,7 @@ class UniMMForImageGeneration(PreTrainedModel):
                 head=self.head,
                 layout=self.layout,
                 condition=self.condition(**inputs),
-                unconditional=self.condition.null(**inputs),
+                unconditional=self.unconditional(inputs, negative) if is_guided else None,
                 guidance=schedule,
                 randomness=randomness or GeneratorRandomness(generator),
                 processors=processors,
@@ -370,17 +401,6 @@ class UniMMForImageGeneration(PreTrainedModel):
             logits=generated.logits,
             num_backbone_calls=generated.num_backbone_calls,
         )
-
-    def _condition_inputs(self, **given: torch.Tensor | None) -> dict[str, Any]:
-        inputs = {name: value for name, value in given.items() if value is not None}
-        takes = self.condition.input_names
-        if not inputs or not set(inputs) <= set(takes) or takes[0] not in inputs:
-            raise ConfigError(
-                f"a condition '{self.config.condition_config.model_type}' takes {' and '.join(takes)}, given "
-                f"{' and '.join(sorted(inputs)) or 'nothing'}"
-            )
-        self.condition.check(**inputs)
-        return inputs
 
 
 def init_part_weights(module: torch.nn.Module, std: float) -> None:

@@ -57,10 +57,11 @@ def write_run_card(
     """
     folder = Path(folder)
     kind = type(model).__name__
+    takes_text = getattr(getattr(model, "condition", None), "takes_text", False)
     header = ModelCardData(
         library_name="unimm",
         license=license,
-        pipeline_tag=_PIPELINES.get(kind, "image-feature-extraction"),
+        pipeline_tag="text-to-image" if takes_text else _PIPELINES.get(kind, "image-feature-extraction"),
         tags=["unimm", stage, *(tag for tag in tags if tag not in ("unimm", stage))],
         datasets=[one for one in datasets if "/" in one] or None,
     ).to_yaml(line_break="\n")
@@ -82,7 +83,7 @@ def write_run_card(
     if metrics:
         lines = "\n".join(f"| {key} | {_number(value)} |" for key, value in metrics.items())
         sections.append(f"## Training\n\n| last value of | |\n|---|---|\n{lines}\n")
-    sections.append(f"## Load it\n\n```python\n{_loading(kind)}```\n")
+    sections.append(f"## Load it\n\n```python\n{_loading(kind, takes_text)}```\n")
     dumped = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)
     sections.append(f"## Recipe\n\n`unimm {stage} --config recipe.yaml` with\n\n```yaml\n{dumped}```\n")
     with atomic_file(folder / "README.md") as file:
@@ -109,13 +110,14 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _loading(kind: str) -> str:
+def _loading(kind: str, takes_text: bool) -> str:
     start = "import unimm  # registers the classes\nfrom transformers import AutoModel"
     load = 'model = AutoModel.from_pretrained("FOLDER_OR_HUB_ID")'
     if kind == "UniMMForConditionalGeneration":
         return f'{start}, AutoProcessor\n\n{load}\nprocessor = AutoProcessor.from_pretrained("FOLDER_OR_HUB_ID")\n'
     if kind == "UniMMForImageGeneration":
-        return f"{start}\n\n{load}\npixels = model.generate(labels=[0, 1]).images\n"
+        given = 'prompt=["a red circle"]' if takes_text else "labels=[0, 1]"
+        return f"{start}\n\n{load}\npixels = model.generate({given}).images\n"
     return f"{start}\n\n{load}\ntokens = model.encode(pixel_values)\npixels = model.decode(tokens)\n"
 
 

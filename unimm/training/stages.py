@@ -20,7 +20,7 @@ from ..errors import DataError, RecipeError, UniMMError, nearest
 from ..files import atomic_folder, write_json
 from .assembly import build_parts, picture_sampler
 from .callbacks import AverageCallback, SamplesCallback
-from .data import load_sections
+from .data import load_sections, prepare_text
 from .description import ModelDescription, describe_model, describe_tokenizer
 from .outputs import RECIPE, RunFolder
 from .recipes import FREE_FIELDS, RECIPES, PretrainRecipe, Recipe, SftRecipe, TokenizerRecipe
@@ -153,12 +153,16 @@ def _run_likelihood(recipe: PretrainRecipe) -> RunResult:
         if recipe.samples.every_steps:
             sampler = picture_sampler(model, processor, recipe.samples)
             callbacks.append(SamplesCallback(sampler, folder.samples, recipe.samples.every_steps))
+        train_rows = load_sections(recipe.data, endless=True)
+        eval_rows = load_sections(recipe.evaluation.data) if recipe.evaluation.data else None
+        collator = collator_for(model, processor, **recipe.collator)
+        prepare_text(collator, [train_rows, eval_rows], args)
         trainer = UniMMTrainer(
             model,
             args,
-            train_dataset=load_sections(recipe.data, endless=True),
-            eval_dataset=load_sections(recipe.evaluation.data) if recipe.evaluation.data else None,
-            data_collator=collator_for(model, processor, **recipe.collator),
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            data_collator=collator,
             processing_class=processor,
             callbacks=callbacks,
         )
