@@ -150,7 +150,9 @@ class TextEncoder:
                 raise ConfigError("a text encoder takes a model and its tokenizer, given only one of them")
             model, tokenizer = _load(config)
         self.config = config
-        self.model = model.to(getattr(torch, config.precision)).eval().requires_grad_(False)
+        dtype = getattr(torch, config.precision)
+        # A quantised encoder of that precision must not be cast at all.
+        self.model = (model if model.dtype == dtype else model.to(dtype)).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -331,7 +333,9 @@ def _load(config: TextEncoderConfig) -> tuple[PreTrainedModel, PreTrainedTokeniz
         if type(own) not in AutoModelForTextEncoding._model_mapping:
             # A whole CLIP: its text tower alone.
             own = own.get_text_config()
-        model = AutoModelForTextEncoding.from_pretrained(config.path, revision=config.revision, config=own)
+        model = AutoModelForTextEncoding.from_pretrained(
+            config.path, revision=config.revision, config=own, dtype=getattr(torch, config.precision)
+        )
         return model, AutoTokenizer.from_pretrained(config.path, revision=config.revision)
     except (OSError, ValueError) as error:
         raise ConfigError(f"the text encoder '{config.path}' cannot be loaded: {error}") from error

@@ -111,12 +111,14 @@ def prepare_text(collator: Any, data: Sequence[Dataset | IterableDataset | None]
     if not isinstance(collator, CaptionImageCollator):
         return
     encoder = collator.text_encoder.to(args.device)
+    is_complete = False
     if isinstance(encoder, CachedTextEncoder):
+        is_complete = all(rows is None or isinstance(rows, datasets.Dataset) for rows in data)
         with args.main_process_first(local=False, desc="encoding captions"):
             for rows in data:
                 if isinstance(rows, datasets.Dataset):
                     captions = collator.captions(rows)
                     num_missing = encoder.encode_ahead(captions)
                     logger.info("%d captions, %d of them encoded now: %s", len(captions), num_missing, encoder.folder)
-    if args.dataloader_num_workers:
+    if is_complete or args.dataloader_num_workers:
         encoder.to("cpu")
