@@ -58,6 +58,17 @@ TEXT = {
     "tie_word_embeddings": False,
 }
 
+T5 = {"model_type": "t5", "d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 3}
+CLIP = {
+    "model_type": "clip_text_model",
+    "hidden_size": 12,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 8,
+}
+WORDS = ("a", "red", "blue", "circle", "square", "left", "of")
+
 
 def raster_config(**changes) -> UniMMImageGenerationConfig:
     fields = {
@@ -73,6 +84,18 @@ def raster_config(**changes) -> UniMMImageGenerationConfig:
 
 def text_config(**changes) -> UniMMImageGenerationConfig:
     condition = {"model_type": "unimm_text_condition", "feature_size": 12, "length": 6}
+    return raster_config(condition_config=condition, **changes)
+
+
+def prompt_config(null: str = "empty_prompt", encoder: dict | None = None, **changes) -> UniMMImageGenerationConfig:
+    """A text-conditional generator with a text encoder of its own."""
+    condition = {
+        "model_type": "unimm_text_condition",
+        "feature_size": 12,
+        "length": 6,
+        "null": null,
+        "text_encoder": {"encoder_config": encoder or T5, "words": WORDS},
+    }
     return raster_config(condition_config=condition, **changes)
 
 
@@ -120,6 +143,7 @@ def conditional_config(vision: bool = False, **changes) -> UniMMConditionalConfi
 CONFIGS = {
     "raster": raster_config,
     "text": text_config,
+    "text_empty_prompt": prompt_config,
     "scale": scale_config,
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "llm_raster": llm_raster_config,
@@ -154,13 +178,13 @@ def build(name: str, seed: int = 0):
     return AutoModel.from_config(CONFIGS[name]()).eval()
 
 
-WORDS = ["draw", "a", "red", "circle", "what", "colour", "is", "it", "blue", "green", "square", "and", "then"]
+CHAT_WORDS = ["draw", "a", "red", "circle", "what", "colour", "is", "it", "blue", "green", "square", "and", "then"]
 
 
 def build_with_processor(seed: int = 0, **text):
     """A conditional model and the processor that speaks its words; `text` changes the language model."""
     processor = UniMMProcessor(
-        UniMMImageProcessor(size={"height": 16, "width": 16}), word_tokenizer(WORDS), num_visual_tokens=16
+        UniMMImageProcessor(size={"height": 16, "width": 16}), word_tokenizer(CHAT_WORDS), num_visual_tokens=16
     )
     tokenizer = processor.tokenizer
     names = ("image", "visual", "image_start", "image_end")

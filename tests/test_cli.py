@@ -79,6 +79,20 @@ def test_generate_draws_with_quantized_weights(command, tmp_path):
     assert grid.stat().st_size > 100
 
 
+def test_generate_draws_a_grid_of_prompts_for_a_text_conditional_model(command, tmp_path):
+    build("text_empty_prompt").save_pretrained(tmp_path / "model")
+    words = ("--prompt", "a red circle", "--prompt", "circle", "--num_images", 2, "--guidance_scale", 500)
+    grids = [tmp_path / "grid.png", tmp_path / "negative.png"]
+    for grid, negative in zip(grids, ((), ("--negative_prompt", "a square")), strict=True):
+        code, out, err = command("generate", tmp_path / "model", *words, *negative, "--out", grid)
+        assert code == 0, err
+        assert "4 pictures" in out
+    assert grids[0].read_bytes() != grids[1].read_bytes()
+    code, _, err = command("generate", tmp_path / "model", "--label", 1)
+    assert code == 1
+    assert "or a prompt" in " ".join(err.split())
+
+
 def test_export_gives_the_released_names_back(command, parity_cases, tmp_path):
     from unimm.conversion.checkpoints import convert
     from unimm.systems import get_system
@@ -124,7 +138,10 @@ def test_generate_says_what_the_model_takes(command, tmp_path):
     model.save_pretrained(tmp_path / "model")
     code, _, err = command("generate", tmp_path / "model", "--prompt", "a circle")
     assert code == 1
-    assert "UniMMForConditionalGeneration" in err
+    assert "takes no prompts: give labels" in " ".join(err.split())
+    code, _, err = command("generate", tmp_path / "model", "--label", "1", "--negative_prompt", "a circle")
+    assert code == 1
+    assert "no effect here" in " ".join(err.split())
     code, _, err = command("generate", tmp_path / "model")
     assert code == 1
     assert "either --prompt or --label" in err

@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
-from .conditions import ClassConditionConfig, TextConditionConfig
+from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import (
     ConstantGuidance,
@@ -49,6 +49,7 @@ for _config in (
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,
+    TextEncoderConfig,
     LLMBackboneConfig,
     KLTokenizerConfig,
     MultiScaleVQTokenizerConfig,

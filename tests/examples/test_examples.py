@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModelForMultimodalLM
+from transformers import AutoModel, AutoModelForMultimodalLM
 
 from unimm.training.recipes import RECIPES
 from unimm.training.stages import run_stage
@@ -59,6 +59,31 @@ def test_the_demo_trains_judges_saves_and_reloads_at_toy_size(name, tmp_path, mo
     assert all({"n", "right", "interval"} <= set(rate) for rate in record["unified"].values())
     model = AutoModelForMultimodalLM.from_pretrained(tmp_path / "unified" / "final")
     assert model.layout.length == 64
+
+
+@pytest.mark.parametrize("name", ["llamagen/shapes-text", "llamagen/t2i-stage1"])
+def test_the_text_conditional_recipes_train_at_toy_size(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "--config",
+        str(ROOT / "recipes" / f"{name}.yaml"),
+        "--tiny",
+        "--use_cpu",
+        "true",
+        "--tensorboard",
+        "false",
+    ]
+    result = run_stage("pretrain", words)
+    model = AutoModel.from_pretrained(result.final)
+    assert model.generate(prompt="a red circle", guidance_scale=2.0).images.shape == (1, 3, 32, 32)
+
+
+def test_the_python_of_the_page_on_conditions_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "conditions.md").read_text(), flags=re.DOTALL):
+        exec(compile(block, "conditions.md", "exec"), names)
+    assert "torch.Size([2, 3, 16, 16])" in capsys.readouterr().out
 
 
 def test_the_readmes_python_runs(monkeypatch, capsys):

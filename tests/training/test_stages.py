@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoProcessor
 
-from unimm.errors import ConfigError, OutputError, RecipeError
+from unimm.errors import ConfigError, DataError, OutputError, RecipeError
 from unimm.training.outputs import MetricsLog
 from unimm.training.recipes import PretrainRecipe, SftRecipe, TokenizerRecipe
 from unimm.training.stages import run_pretrain, run_sft, run_stage, run_tokenizer
@@ -96,6 +96,22 @@ PRETRAIN = {
     "samples": {"every_steps": 2, "num": 4},
     "training": LIKELIHOOD,
 }
+TEXT = {
+    **PRETRAIN,
+    "model": {
+        "config": {
+            **PRETRAIN["model"]["config"],
+            "image_size": 16,
+            "condition_config": {"model_type": "unimm_text_condition", "feature_size": 12, "length": 12},
+        }
+    },
+    "text_encoder": {
+        "encoder_config": {"model_type": "t5", "d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+        "words": "shapes",
+    },
+    "data": {"card": "shapes", "num_rows": 16, "options": {"task": "captions", "resolution": 16}},
+    "samples": {"every_steps": 2, "prompts": ["a red circle", "a blue star left of a red circle"]},
+}
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +194,37 @@ def test_an_image_generator_is_trained_on_classes(tmp_path):
 
 
 @pytest.mark.needs("datasets")
+@pytest.mark.parametrize("null", ["table", "empty_prompt"])
+def test_an_image_generator_is_trained_on_captions(null, tmp_path, caplog):
+    given = {
+        "output_dir": str(tmp_path / "run"),
+        "collator.text_cache": str(tmp_path / "features"),
+        "model.condition_config.null": null,
+    }
+    with caplog.at_level(logging.INFO, "unimm"):
+        result = run_pretrain(PretrainRecipe.from_values(TEXT, given))
+    model = AutoModel.from_pretrained(result.final)
+    assert not model.condition.needs_empty_prompt
+    drawn = model.generate(prompt=["a red circle", "a blue star"], negative_prompt="a circle", guidance_scale=2.0)
+    assert drawn.images.shape == (2, 3, 16, 16)
+    assert "captions, " in caplog.text
+    assert list((tmp_path / "features").rglob("*.safetensors"))
+    assert (result.folder / "samples" / "step-000002.png").is_file()
+    card = ModelCard.load(result.final / "README.md")
+    assert card.data.pipeline_tag == "text-to-image"
+    assert 'model.generate(prompt=["a red circle"])' in card.text
+
+
+def test_cached_features_train_as_fresh_ones_do(tmp_path):
+    losses = []
+    for number, given in enumerate([{}, {"collator.text_cache": str(tmp_path / "features")}] * 2):
+        folder = tmp_path / f"run-{number}"
+        run_pretrain(PretrainRecipe.from_values(TEXT, {"output_dir": str(folder), "samples.every_steps": 0, **given}))
+        losses.append([line["loss"] for line in MetricsLog(folder / "metrics.jsonl").read() if "loss" in line])
+    assert losses[1:] == [pytest.approx(losses[0], rel=1e-5)] * 3
+    assert losses[3] == losses[1]
+
+
 @pytest.mark.parametrize(
     ("stage", "values", "tokens"), [("tokenizer", TOKENIZER, 16), ("sft", SFT, None), ("pretrain", PRETRAIN, 36)]
 )
@@ -216,6 +263,7 @@ def test_a_dry_run_describes_and_writes_nothing(stage, values, tokens, tmp_path,
             r"no built-in vocabulary \(did you mean 'shapes'",
         ),
         (run_pretrain, PretrainRecipe, {"samples.prompts": ["a"]}, RecipeError, "draws from class labels"),
+        (run_pretrain, PretrainRecipe, {"text_encoder": "t5"}, ConfigError, "has no field 'text_encoder'"),
         (run_pretrain, PretrainRecipe, {"evaluation.benchmark": "shapes"}, RecipeError, "which `unimm sft` trains"),
         (
             run_pretrain,
@@ -238,6 +286,24 @@ def test_what_a_stage_cannot_do_is_refused(tmp_path, run, recipe, given, error, 
     with pytest.raises(error, match=message):
         run(recipe.from_values(values, {"output_dir": str(tmp_path / "run"), **given}))
     assert not (tmp_path / "run" / "final").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"samples": {"every_steps": 2}}, RecipeError, "draws from prompts"),
+        (
+            {"text_encoder": {**TEXT["text_encoder"], "words": "shape"}},
+            RecipeError,
+            r"text_encoder\.words.*did you mean 'shapes'",
+        ),
+        ({"text_encoder": "out/nowhere"}, ConfigError, "'out/nowhere' cannot be loaded"),
+        ({"data": {"card": "digits", "options": {"resolution": 16}}}, DataError, "needs a caption"),
+    ],
+)
+def test_what_a_text_conditional_run_cannot_do_is_refused(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        run_pretrain(PretrainRecipe.from_values(TEXT | changes, {"output_dir": str(tmp_path)}))
 
 
 def test_a_file_in_the_way_of_the_run_is_an_output_error(tmp_path):

@@ -1,15 +1,21 @@
-"""What steers a generation: classes and text features; each becomes a `Condition`."""
+"""What steers a generation: classes and texts; each becomes a `Condition`. And the text encoders that read prompts."""
 
 from .base import Condition, Conditioner, stack_conditions
 from .class_label import ClassCondition, ClassConditionConfig
 from .text import TextCondition, TextConditionConfig
+from .text_cache import CachedTextEncoder
+from .text_encoder import TextEncoder, TextEncoderConfig, TextFeatures
 
 __all__ = [
+    "CachedTextEncoder",
     "ClassCondition",
     "ClassConditionConfig",
     "Condition",
     "Conditioner",
     "TextCondition",
     "TextConditionConfig",
+    "TextEncoder",
+    "TextEncoderConfig",
+    "TextFeatures",
     "stack_conditions",
 ]

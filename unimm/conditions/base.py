@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from .text_encoder import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,24 @@ class Conditioner(nn.Module, ABC):
     input_names: tuple[str, ...]
     #: Share of the training samples whose condition is replaced by the null condition, for guidance.
     drop_probability: float
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the inputs are features of a text encoder."""
+        return "text_features" in self.input_names
+
+    @property
+    def described_inputs(self) -> str:
+        """The inputs in words, for error messages."""
+        return " and ".join(self.input_names)
+
+    @property
+    def needs_empty_prompt(self) -> bool:
+        """Whether the null condition is the empty prompt, whose features are not known yet."""
+        return False
+
+    def learn_null(self, encoder: TextEncoder) -> None:
+        """Takes the empty prompt's features, where they are the null condition and not known yet."""
 
     @abstractmethod
     def forward(self, **inputs: torch.Tensor) -> Condition:

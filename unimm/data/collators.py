@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
 from ..errors import ConfigError, DataError
 from .transforms import to_pixel_values
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..conditions.text_encoder import TextEncoder
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -54,6 +59,36 @@ class ClassImageCollator:
                 )
         pixels = to_pixel_values([row["images"][0] for row in rows], self.height, self.width, crop="none")
         return {"pixel_values": pixels, "labels": torch.tensor([int(row["label"]) for row in rows])}
+
+
+class CaptionImageCollator:
+    """Pictures with their captions' text features, for `UniMMForImageGeneration` with a text condition.
+
+    Args:
+        height: of the pixels.
+        width: of the pixels.
+        text_encoder: the model's. With data workers it has to be on the CPU.
+        text_cache: folder where features are kept, so that no caption is encoded twice; None keeps none.
+    """
+
+    def __init__(self, height: int, width: int, text_encoder: TextEncoder, text_cache: str | None = None):
+        self.height, self.width = height, width
+        self.text_encoder = text_encoder
+        if text_cache is not None:
+            from ..conditions.text_cache import CachedTextEncoder
+
+            self.text_encoder = CachedTextEncoder(text_encoder, text_cache)
+
+    def __call__(self, rows: Rows) -> dict[str, torch.Tensor]:
+        captions = [_caption(row) for row in rows]
+        text = self.text_encoder.encode(captions).to("cpu")
+        pixels = to_pixel_values([row["images"][0] for row in rows], self.height, self.width, crop="none")
+        return {"pixel_values": pixels, "text_features": text.features, "text_mask": text.mask}
+
+    def captions(self, rows: Dataset) -> list[str]:
+        """The captions of a whole data set, each once; its pictures are not decoded."""
+        texts = (" ".join(_texts(messages)) for messages in rows["messages"])
+        return list(dict.fromkeys(text for text in texts if text))
 
 
 class ConversationCollator:
@@ -137,11 +172,29 @@ def collator_for(
         if processor is None:
             raise ConfigError("training a conditional model needs its processor")
         return ConversationCollator(processor, *model.config.height_and_width, **options)
+    if isinstance(model, UniMMForImageGeneration) and model.condition.takes_text:
+        return CaptionImageCollator(*model.config.height_and_width, model.text_encoder, **options)
     if isinstance(model, UniMMForImageGeneration):
         return ClassImageCollator(*model.config.height_and_width, **options)
     if isinstance(model, VisualTokenizer):
         return PixelCollator(**options)
     raise ConfigError(f"there is no collator for a model of class {type(model).__name__}")
+
+
+def _caption(row: Mapping[str, Any]) -> str:
+    texts = _texts(row["messages"])
+    if not texts or len(row["images"]) != 1 or not any(map(_is_drawn, row["messages"])):
+        raise DataError(
+            f"row {row.get('id')!r}: text-conditional training needs a caption and one picture that is drawn from it, "
+            f"given {len(texts)} texts and {len(row['images'])} pictures"
+        )
+    return " ".join(texts)
+
+
+def _texts(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the user says."""
+    parts = [part for message in messages if message["role"] == "user" for part in _parts(message)]
+    return [part["text"] for part in parts if part["type"] == "text"]
 
 
 def _parts(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

@@ -20,8 +20,10 @@ from ..tokens import TokenLayout, VisualTokens, check_ids
 from .adapters import AdapterMixin
 from .image_sampling import GenerateImageOutput, ImageGenerationMixin, evaluating
 from .loading import UniMMPreTrainedModel
+from .prompts import Embeddings, Prompts, TextConditioned
 
 if TYPE_CHECKING:
+    from ..conditions.text_encoder import TextEncoder
     from ..tokenizers.base import VisualTokenizer
 
 
@@ -117,8 +119,13 @@ class ImageGenerationOutput(ModelOutput):
     hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
-class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin, UniMMPreTrainedModel):
-    """Generates images from a class or a text, by any plan, backbone and head that fit each other."""
+class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, ImageGenerationMixin, UniMMPreTrainedModel):
+    """Generates images from a class or a text, by any plan, backbone and head that fit each other.
+
+    Args:
+        config: one choice per axis.
+        text_encoder: reads the prompts instead of the encoder that the config names.
+    """
 
     config: UniMMImageGenerationConfig
     config_class = UniMMImageGenerationConfig
@@ -133,7 +140,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin,
     _adapted_module = "backbone"
     _full_precision_modules = ("tokenizer", "condition", "plan", "head")
 
-    def __init__(self, config: UniMMImageGenerationConfig):
+    def __init__(self, config: UniMMImageGenerationConfig, text_encoder: TextEncoder | None = None):
         super().__init__(config)
         hidden_size = config.backbone_config.hidden_size
         self.tokenizer: VisualTokenizer | None = None
@@ -154,6 +161,8 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin,
         self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, latent_channels)
         self.backbone = AutoModel.from_config(config.backbone_config)
         self.head = config.head_config.build(hidden_size, codebook_size)
+        if text_encoder is not None:
+            self.text_encoder = text_encoder
         self.post_init()
         self.train(self.training)
 
@@ -273,6 +282,12 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin,
         text_features: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         *,
+        prompt: Prompts | None = None,
+        negative_prompt: Prompts | None = None,
+        prompt_embeds: Embeddings | None = None,
+        negative_prompt_embeds: Embeddings | None = None,
+        prompt_attention_mask: torch.Tensor | None = None,
+        negative_prompt_attention_mask: torch.Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **options: Any,
     ) -> GenerateImageOutput:
@@ -282,6 +297,12 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin,
             labels: `(batch,)` class labels.
             text_features: `(batch, length, channels)` features of the text encoder that the model was trained with.
             text_mask: `(batch, length)`, nonzero for real text.
+            prompt: one or several texts, for the model's text encoder.
+            negative_prompt: what guidance leads away from, instead of the null condition: one for all, or one per prompt.
+            prompt_embeds: text features by their name in diffusers, or what `model.text_encoder.encode` gives.
+            negative_prompt_embeds: the same for the negative prompt, one row for all or one per prompt.
+            prompt_attention_mask: `(batch, length)`, nonzero for real text, where `prompt_embeds` is a tensor.
+            negative_prompt_attention_mask: the same for `negative_prompt_embeds`.
             generation_config: defaults that come before those of `self.generation_config`.
             options: fields of `unimm.ImageOptions` (guidance_scale, top_k, generator, output_type, streamer, …).
 
@@ -290,14 +311,24 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin,
             LayoutError: a size that the model does not draw.
         """
         drawing = self.image_options(options, generation_config)
-        inputs = self._condition_inputs(
-            labels=self._as_labels(labels), text_features=text_features, text_mask=text_mask
+        is_guided = drawing.is_guided(self.layout.length)
+        inputs, negative = self.resolve_prompts(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            prompt_attention_mask=prompt_attention_mask,
+            negative_prompt_attention_mask=negative_prompt_attention_mask,
+            is_guided=is_guided,
+            labels=self._as_labels(labels),
+            text_features=text_features,
+            text_mask=text_mask,
         )
         with evaluating(self):
             return self._draw(
                 drawing,
                 condition=self.condition(**inputs),
-                unconditional=self.condition.null(**inputs),
+                unconditional=self.unconditional(inputs, negative) if is_guided else None,
                 backbone=self.backbone,
                 context_length=self.config.context_length,
             )
@@ -313,17 +344,6 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, ImageGenerationMixin,
         if tensor.numel() == 0:
             raise ConfigError("there is nothing to draw: labels is empty, give at least one")
         return tensor.reshape(1).to(self.device) if tensor.dim() == 0 else tensor.to(self.device)
-
-    def _condition_inputs(self, **given: torch.Tensor | None) -> dict[str, Any]:
-        inputs = {name: value for name, value in given.items() if value is not None}
-        takes = self.condition.input_names
-        if not inputs or not set(inputs) <= set(takes) or takes[0] not in inputs:
-            raise ConfigError(
-                f"a condition '{self.config.condition_config.model_type}' takes {' and '.join(takes)}, given "
-                f"{' and '.join(sorted(inputs)) or 'nothing'}"
-            )
-        self.condition.check(**inputs)
-        return inputs
 
 
 def init_part_weights(module: torch.nn.Module, std: float) -> None:

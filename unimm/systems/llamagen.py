@@ -20,6 +20,8 @@ from ..tokenizers.losses import PatchDiscriminatorConfig
 WRAPPERS = ("model", "module", "state_dict", "ema")
 #: Where the tokenizer's keys stand when both released files become one.
 TOKENIZER_PREFIX = "vq_model."
+#: Reads the prompts of the text-conditional models.
+TEXT_ENCODER = "google/flan-t5-xl"
 #: Layers, heads and width.
 SIZES = {
     "B": (12, 12, 768),
@@ -46,6 +48,7 @@ def generator_config(
     num_classes: int = 1000,
     feature_size: int = 2048,
     text_length: int = 120,
+    text_encoder: str | None = None,
     drop_probability: float = 0.1,
     norm_eps: float = 1e-5,
     rope_theta: float = 10000,
@@ -57,6 +60,8 @@ def generator_config(
     condition: dict[str, Any] = {"model_type": "unimm_class_condition", "num_classes": num_classes, "form": "prefix"}
     if text:
         condition = {"model_type": "unimm_text_condition", "feature_size": feature_size, "length": text_length}
+        if text_encoder is not None:
+            condition["text_encoder"] = {"path": text_encoder}
     return UniMMImageGenerationConfig(
         condition_config={**condition, "drop_probability": drop_probability},
         plan_config={"model_type": "unimm_raster_plan", "dropout": dropout},
@@ -191,7 +196,7 @@ def _class_preset(size: str, grid: int, parameters: float, released: bool = True
 
 def _text_preset(stage: int, grid: int) -> Preset:
     return Preset(
-        config=lambda: generator_config(*SIZES["XL"], grid=grid, text=True),
+        config=lambda: generator_config(*SIZES["XL"], grid=grid, text=True, text_encoder=TEXT_ENCODER),
         parameters=775,
         released_file=f"t2i_XL_stage{stage}_{16 * grid}.pt",
         hub_id="peizesun/llamagen_t2i",

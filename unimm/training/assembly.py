@@ -34,14 +34,18 @@ def build_parts(recipe: Recipe, *, on_meta: bool = False) -> tuple[PreTrainedMod
         RecipeError: sections that do not go together.
         ConfigError: parts of the model that do not fit each other.
     """
-    from ..models import build_config, build_model
+    from ..models import UniMMForImageGeneration, build_config, build_model
 
     section, tokenizer_path = _with_tokenizer(recipe, on_meta)
+    section = _with_text_encoder(section, getattr(recipe, "text_encoder", None))
     processor = None
     if isinstance(recipe, SftRecipe):
         section, processor = _with_processor(section, recipe.processor, tokenizer_path)
     if not on_meta:
-        return build_model(section, tokenizer_path), processor
+        model = build_model(section, tokenizer_path)
+        if isinstance(model, UniMMForImageGeneration) and model.condition.needs_empty_prompt:
+            model.condition.learn_null(model.text_encoder)
+        return model, processor
     if tokenizer_path is not None:
         section = _changed(section, {"tokenizer_config": AutoConfig.from_pretrained(tokenizer_path).to_dict()})
     with torch.device("meta"):
@@ -60,7 +64,7 @@ def picture_sampler(model: PreTrainedModel, processor: Any, section: SamplesSect
         RecipeError: prompts for a model that takes classes, or the other way round.
     """
     from ..evaluation.pictures import draw_pictures
-    from ..models import UniMMForConditionalGeneration
+    from ..models import UniMMForConditionalGeneration, UniMMForImageGeneration
 
     if isinstance(model, UniMMForConditionalGeneration):
         if not section.prompts or section.labels:
@@ -73,23 +77,33 @@ def picture_sampler(model: PreTrainedModel, processor: Any, section: SamplesSect
             return [Image.fromarray(one) for one in drawn], section.prompts
 
         return from_prompts
+    if isinstance(model, UniMMForImageGeneration) and model.condition.takes_text:
+        if not section.prompts or section.labels:
+            raise RecipeError(
+                f"samples: this {type(model).__name__} draws from prompts: give samples.prompts (and no samples.labels)"
+            )
+        return _generator_sampler(section, "prompt", section.prompts)
     classes = getattr(getattr(model.config, "condition_config", None), "num_classes", None)
     if section.prompts or classes is None:
         raise RecipeError(
             f"samples: this {type(model).__name__} draws from class labels: give samples.labels (and no samples.prompts)"
             if classes is not None
-            else "samples: grids during training are drawn from classes or by a conditional model; set every_steps to 0"
+            else "samples: grids during training are drawn from classes or prompts; set every_steps to 0"
         )
-    labels = section.labels or [index % classes for index in range(section.num)]
+    return _generator_sampler(section, "labels", section.labels or [index % classes for index in range(section.num)])
 
-    def from_labels(current: Any, step: int) -> tuple[Sequence[Image.Image], Sequence[str]]:
-        generators = [torch.Generator(current.device).manual_seed(section.seed + index) for index in range(len(labels))]
-        images = current.generate(labels=labels, generator=generators, **section.sampling).images
+
+def _generator_sampler(section: SamplesSection, name: str, given: Sequence[Any]) -> Sampler:
+    """Draws from an image generator: `name` is the argument of `generate` that takes what is `given`."""
+
+    def draw(current: Any, step: int) -> tuple[Sequence[Image.Image], Sequence[str]]:
+        generators = [torch.Generator(current.device).manual_seed(section.seed + index) for index in range(len(given))]
+        images = current.generate(**{name: given}, generator=generators, **section.sampling).images
         if images is None:
             raise RecipeError("samples: a generator without a tokenizer gives ids, no pictures: set every_steps to 0")
-        return to_pil(images.float().clamp(-1, 1)), [str(label) for label in labels]
+        return to_pil(images.float().clamp(-1, 1)), [str(one) for one in given]
 
-    return from_labels
+    return draw
 
 
 def _with_tokenizer(recipe: Recipe, on_meta: bool) -> tuple[dict[str, Any], str | None]:
@@ -185,8 +199,24 @@ def _with_processor(
     return _changed(section, merge(own, values)), made
 
 
-def vocabulary_words(words: str | Sequence[str]) -> list[str]:
+def _with_text_encoder(section: dict[str, Any], encoder: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The model section with a recipe's text encoder in the place of its own."""
+    if encoder is None:
+        return section
+    fields: dict[str, Any] = {"path": encoder} if isinstance(encoder, str) else dict(encoder)
+    if isinstance(fields.get("words"), str):
+        fields["words"] = vocabulary_words(fields["words"], "text_encoder.words")
+    # What is not given is that of no encoder: a path and an encoder_config exclude each other.
+    unset = dict.fromkeys(("path", "revision", "encoder_config", "words"))
+    return _changed(section, {"condition_config": {"text_encoder": {**unset, **fields}}})
+
+
+def vocabulary_words(words: str | Sequence[str], field: str = "processor.words") -> list[str]:
     """The words of a vocabulary: the name of a built-in one, a text file with one word a line, or the words themselves.
+
+    Args:
+        words: which.
+        field: what the error calls it.
 
     Raises:
         RecipeError: neither a known name nor a file.
@@ -206,9 +236,7 @@ def vocabulary_words(words: str | Sequence[str]) -> list[str]:
         )
     if Path(words).is_file():
         return Path(words).read_text(encoding="utf-8").split()
-    raise RecipeError(
-        f"processor.words: '{words}' is no file and no built-in vocabulary{nearest(words, _VOCABULARIES)}"
-    )
+    raise RecipeError(f"{field}: '{words}' is no file and no built-in vocabulary{nearest(words, _VOCABULARIES)}")
 
 
 def _changed(section: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,11 @@ from .recipes import DataSection
 if TYPE_CHECKING:
     import datasets
     from datasets import Dataset
+    from transformers import TrainingArguments
 
     from ..data.rows import Row
+
+logger = logging.getLogger(__name__)
 
 
 class EndlessRows(IterableDataset):
@@ -92,3 +96,33 @@ def load_sections(sections: Sequence[DataSection], *, endless: bool = False) -> 
             stopping_strategy="all_exhausted",
         )
     return EndlessRows(rows) if endless and streams[0] else rows
+
+
+def prepare_text(collator: Any, data: Sequence[Dataset | IterableDataset | None], args: TrainingArguments) -> None:
+    """Encodes the captions of a run ahead, where its collator keeps text features in files.
+
+    That happens on the accelerator, in the first process. What is still missing after that (streams) is encoded batch
+    by batch where batches are made: in this process on the accelerator, or in data workers, which can use the CPU only.
+
+    Args:
+        collator: of the run; others than text-conditional ones need no preparation.
+        data: training and evaluation rows.
+        args: of the run.
+    """
+    from ..conditions import CachedTextEncoder
+    from ..data.collators import CaptionImageCollator
+
+    if not isinstance(collator, CaptionImageCollator):
+        return
+    encoder = collator.text_encoder.to(args.device)
+    is_complete = False
+    if isinstance(encoder, CachedTextEncoder):
+        is_complete = all(rows is None or isinstance(rows, datasets.Dataset) for rows in data)
+        with args.main_process_first(local=False, desc="encoding captions"):
+            for rows in data:
+                if isinstance(rows, datasets.Dataset):
+                    captions = collator.captions(rows)
+                    num_missing = encoder.encode_ahead(captions)
+                    logger.info("%d captions, %d of them encoded now: %s", len(captions), num_missing, encoder.folder)
+    if is_complete or args.dataloader_num_workers:
+        encoder.to("cpu")

@@ -100,7 +100,7 @@ class SamplesSection:
     Args:
         every_steps: between two grids; 0 draws none.
         num: pictures per grid, where they come from rows or classes.
-        prompts: what to draw, for a conditional model.
+        prompts: what to draw, for a model that takes texts.
         labels: classes to draw, for a class-conditional model.
         seed: of the draws, the same in every grid.
         sampling: arguments of `generate`.
@@ -363,7 +363,7 @@ class Recipe:
                 part = "config" if "config" in base else "overrides"
                 base[part] = fields.merge(base.get(part) or {}, change)
                 merged["model"] = base
-            elif section in ("tokenizer", "data", "processor"):
+            elif section in ("tokenizer", "text_encoder", "data", "processor"):
                 merged[section] = change
             else:
                 merged[section] = fields.merge(merged.get(section) or {}, change)
@@ -403,6 +403,8 @@ class PretrainRecipe(Recipe):
     Args:
         tokenizer: a trained visual tokenizer to put in, as a path or Hub id, `{path}` or `{config}`; None where the
             model brings its own.
+        text_encoder: reads the captions of a text-conditional model, as a path or Hub id, or fields of `TextEncoderConfig`
+            (`words` may name a vocabulary as in `processor`); None where the model's config names its own.
         collator: further arguments of the collator.
     """
 
@@ -410,6 +412,7 @@ class PretrainRecipe(Recipe):
     arguments_class = UniMMTrainingArguments
 
     tokenizer: str | dict[str, Any] | None = None
+    text_encoder: str | dict[str, Any] | None = None
     collator: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from ..hub.cards import Measurement, write_card
 from ..hub.measuring import machine_text, peak_memory
 from .assembly import build_parts, picture_sampler
 from .callbacks import AverageCallback, SamplesCallback
-from .data import load_sections
+from .data import load_sections, prepare_text
 from .description import ModelDescription, describe_model, describe_tokenizer
 from .outputs import RECIPE, MetricsLog, RunFolder
 from .publishing import Publication, card_facts, reconstruction_record
@@ -165,12 +165,16 @@ def _run_likelihood(recipe: PretrainRecipe) -> RunResult:
             sampler = picture_sampler(model, processor, recipe.samples)
             drawing = SamplesCallback(sampler, folder.samples, recipe.samples.every_steps)
             callbacks.append(drawing)
+        train_rows = load_sections(recipe.data, endless=True)
+        eval_rows = load_sections(recipe.evaluation.data) if recipe.evaluation.data else None
+        collator = collator_for(model, processor, **recipe.collator)
+        prepare_text(collator, [train_rows, eval_rows], args)
         trainer = UniMMTrainer(
             model,
             args,
-            train_dataset=load_sections(recipe.data, endless=True),
-            eval_dataset=load_sections(recipe.evaluation.data) if recipe.evaluation.data else None,
-            data_collator=collator_for(model, processor, **recipe.collator),
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            data_collator=collator,
             processing_class=processor,
             callbacks=callbacks,
         )
