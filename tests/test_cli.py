@@ -141,7 +141,7 @@ def test_generate_says_what_the_model_takes(command, tmp_path):
     assert "takes no prompts: give labels" in " ".join(err.split())
     code, _, err = command("generate", tmp_path / "model", "--label", "1", "--negative_prompt", "a circle")
     assert code == 1
-    assert "no effect here" in " ".join(err.split())
+    assert "it has no effect on a --label" in " ".join(err.split())
     code, _, err = command("generate", tmp_path / "model")
     assert code == 1
     assert "either --prompt or --label" in err

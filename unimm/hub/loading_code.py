@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 
@@ -49,9 +48,9 @@ def _draw(model: Any) -> list[str]:
     result = "pixels = drawn.images  # in [-1, 1]" if model.tokenizer is not None else "ids = drawn.sequences"
     if "labels" in model.condition.input_names:
         return ["drawn = model.generate(labels=[0, 1])", result]
-    if "prompt" in inspect.signature(model.generate).parameters:
-        return ['drawn = model.generate(prompt=["a red circle"])', result]
     condition = model.config.condition_config
+    if condition.text_encoder is not None:
+        return ['drawn = model.generate(prompt=["a red circle"])', result]
     return [
         f"features = torch.randn(1, {condition.length}, {condition.feature_size})  # of the text encoder",
         "drawn = model.generate(text_features=features)",

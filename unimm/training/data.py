@@ -117,6 +117,9 @@ def prepare_text(collator: Any, data: Sequence[Dataset | IterableDataset | None]
     encoder = collator.text_encoder.to(args.device)
     is_complete = False
     if isinstance(encoder, CachedTextEncoder):
+        with needed_for("data sets"):
+            import datasets
+
         is_complete = all(rows is None or isinstance(rows, datasets.Dataset) for rows in data)
         with args.main_process_first(local=False, desc="encoding captions"):
             for rows in data:
