@@ -11,6 +11,7 @@ from .generation import (
     ImageStreamer,
     IntervalGuidance,
     LinearGuidance,
+    ListedGuidance,
     SoftCodes,
 )
 from .heads import CategoricalHeadConfig
@@ -39,7 +40,7 @@ from .tokenizers.losses import (
     StyleDiscriminator,
     StyleDiscriminatorConfig,
 )
-from .tokens import TokenLayout, VisualTokens
+from .tokens import TokenKind, TokenLayout, VisualTokens
 
 __version__ = "0.1.0"
 
@@ -85,7 +86,9 @@ __all__ = [
     "ImageStreamer",
     "IntervalGuidance",
     "LinearGuidance",
+    "ListedGuidance",
     "SoftCodes",
+    "TokenKind",
     "TokenLayout",
     "UniMMConditionalConfig",
     "UniMMError",

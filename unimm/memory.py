@@ -6,7 +6,6 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,13 +15,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModel, LogitsProcessorList, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from .conditions.base import Condition, stack_conditions
 from .generation.caches import make_cache
-from .generation.guidance import combine
+from .generation.guidance import Guide
+from .generation.loop import gather_states
 from .generation.randomness import GeneratorRandomness
+from .heads.base import HeadContext, TokenSampling
 from .models.loading import full_precision_modules
 from .tokens import VisualTokens
 
@@ -211,19 +212,15 @@ def _sampling_bytes(model: Any, dtype: torch.dtype) -> tuple[int, int]:
             inputs_embeds=slots[:, where],
             positions=positions[where],
             rule=rule,
-            modulations=backbone.encode_condition(condition.vector),
+            condition=backbone.encode_condition(condition),
             cache=cache,
             start=where.start,
         )
 
     def sample() -> None:
-        model.head.sample(
-            run(step.slots).last_hidden_state[:, -step.num_predicting :],
-            condition.vector,
-            guide=partial(combine, scale=2.0),
-            randomness=GeneratorRandomness(),
-            processors=LogitsProcessorList(),
-        )
+        hidden_states, spoken = gather_states(run(step.slots), step.predicting)
+        context = HeadContext(condition.vector, spoken, model.plan.groups(model.layout, step), step.phase)
+        model.head.sample(hidden_states, context, Guide(2.0, 2), GeneratorRandomness(), TokenSampling())
 
     # What the cache holds before the step, or one slot of it; either way its memory is taken.
     with torch.no_grad(), _FusedAttention():

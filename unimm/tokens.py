@@ -118,6 +118,66 @@ class TokenLayout:
 
 
 @dataclass(frozen=True)
+class TokenKind:
+    """What one visual token is: an id, several ids, or a latent vector.
+
+    Args:
+        channels: channels of a token's latent vector, or of the code that its ids stand for; 0 where nobody knows.
+        codebook_size: number of ids, 2 for bits; None for continuous latents.
+        num_codes: ids per token.
+
+    Raises:
+        LayoutError: latents without channels, or fewer than one id.
+    """
+
+    channels: int = 0
+    codebook_size: int | None = None
+    num_codes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_codes < 1 or (self.codebook_size is not None and self.codebook_size < 1):
+            raise LayoutError(f"a token has at least one id of a codebook with at least one code, given {self}")
+        if self.codebook_size is None and self.channels < 1:
+            raise LayoutError(f"latents need at least one channel, given {self.channels}")
+
+    @property
+    def is_discrete(self) -> bool:
+        return self.codebook_size is not None
+
+    def check(self, values: torch.Tensor) -> None:
+        """Refuses tokens of another kind. Synchronises with the device: for the border of the package.
+
+        Raises:
+            LayoutError: latents for ids or the other way round, or another number of channels or codes.
+            CodebookError: ids outside of the codebook.
+        """
+        shape = "(batch, tokens)" if self.is_discrete and self.num_codes == 1 else (
+            f"(batch, tokens, {self.num_codes if self.is_discrete else self.channels})"
+        )
+        expected = self.blank(0, 0)
+        fits = values.is_floating_point() != self.is_discrete and values.dim() == expected.dim()
+        if not fits or values.shape[2:] != expected.shape[2:]:
+            raise LayoutError(
+                f"this model's tokens are {self}, of shape {shape}, given {values.dtype} of shape {tuple(values.shape)}"
+            )
+        if self.codebook_size is not None:
+            check_ids(values, self.codebook_size)
+
+    def blank(self, batch_size: int, length: int, device: torch.device | str | None = None) -> torch.Tensor:
+        """Zeros in the form of tokens: `(batch, length[, codes])` int64 ids or `(batch, length, channels)` fp32 latents."""
+        if not self.is_discrete:
+            return torch.zeros(batch_size, length, self.channels, device=device)
+        codes = () if self.num_codes == 1 else (self.num_codes,)
+        return torch.zeros(batch_size, length, *codes, dtype=torch.long, device=device)
+
+    def __str__(self) -> str:
+        if not self.is_discrete:
+            return f"continuous latents of {self.channels} channels"
+        each = "an id" if self.num_codes == 1 else f"{self.num_codes} ids"
+        return f"{each} of {self.codebook_size} per token"
+
+
+@dataclass(frozen=True)
 class VisualTokens:
     """The tokens of a batch of samples that share one layout: discrete ids or continuous latents, never both.
 
@@ -150,6 +210,11 @@ class VisualTokens:
                 f"(shape {tuple(self.values.shape)})"
             )
 
+    @classmethod
+    def of(cls, layout: TokenLayout, values: torch.Tensor) -> VisualTokens:
+        """Tokens of ids or latents, whichever the dtype says."""
+        return cls(layout, latents=values) if values.is_floating_point() else cls(layout, ids=values)
+
     @property
     def values(self) -> torch.Tensor:
         """The ids or the latents, whichever there are."""
@@ -172,15 +237,32 @@ class VisualTokens:
     def first_levels(self, number: int) -> VisualTokens:
         """The tokens of the first `number` levels."""
         layout = self.layout.first_levels(number)
-        if self.ids is not None:
-            return VisualTokens(layout, ids=self.ids[:, : layout.length])
-        return VisualTokens(layout, latents=self.values[:, : layout.length])
+        return VisualTokens.of(layout, self.values[:, : layout.length])
 
     def to(self, device: torch.device | str) -> VisualTokens:
         """The same tokens on another device."""
         if self.ids is not None:
             return replace(self, ids=self.ids.to(device))
         return replace(self, latents=self.values.to(device))
+
+
+#: Some tokens of a layout: a range, `(number,)` places, or `(batch, number)` places that differ from sample to sample.
+TokenPlaces = slice | torch.Tensor
+
+
+def take_tokens(values: torch.Tensor, places: TokenPlaces) -> torch.Tensor:
+    """The tokens at some places: `(batch, length, …)` to `(batch, number, …)`."""
+    if isinstance(places, slice) or places.dim() == 1:
+        return values[:, places]
+    return values[torch.arange(len(values), device=values.device)[:, None], places]
+
+
+def put_tokens(values: torch.Tensor, places: TokenPlaces, tokens: torch.Tensor) -> None:
+    """Writes `(batch, number, …)` tokens to some places of `(batch, length, …)` values."""
+    if isinstance(places, slice) or places.dim() == 1:
+        values[:, places] = tokens
+    else:
+        values[torch.arange(len(values), device=values.device)[:, None], places] = tokens
 
 
 def check_ids(ids: torch.Tensor, codebook_size: int) -> None:

@@ -9,37 +9,54 @@ from unimm.generation import (
     GeneratorRandomness,
     IntervalGuidance,
     LinearGuidance,
+    ListedGuidance,
+    Progress,
     RecordedRandomness,
     SoftCodes,
     token_filters,
 )
-from unimm.generation.guidance import combine
+from unimm.generation.guidance import Guide
 
 CPU = torch.device("cpu")
 
 
 def test_linear_guidance_leaves_the_first_step_alone_and_ends_at_its_last_value():
     schedule = LinearGuidance(1, 2.5)
-    assert [schedule.scale(step, 4) for step in range(4)] == [1.0, 1.5, 2.0, 2.5]
+    assert schedule.scales(Progress.plain(4)) == [1.0, 1.5, 2.0, 2.5]
 
 
-def test_interval_guidance_needs_the_second_context_no_longer_than_its_end():
-    schedule = IntervalGuidance(3.0, start=0, stop=4)
-    assert schedule.last_guided_step(10) == 4
-    assert schedule.scale(4, 10) == 3.0
-    assert schedule.scale(5, 10) == 1.0
+def test_linear_guidance_may_count_levels_or_tokens():
+    steps = [Progress(0, 3, level=0, num_levels=2, placed=0.2), Progress(1, 3, level=1, num_levels=2, placed=0.5)]
+    assert LinearGuidance(1, 3, over="levels").scales(steps) == [1.0, 3.0]
+    assert LinearGuidance(1, 3, over="tokens").scales(steps) == [1.4, 2.0]
+    with pytest.raises(ConfigError, match=r"'steps', 'levels' or 'tokens', given 'pixels'"):
+        LinearGuidance(1, 3, over="pixels")
 
 
-def test_scale_one_never_needs_a_second_context():
-    assert ConstantGuidance(1.0).last_guided_step(10) == -1
+def test_listed_guidance_has_a_scale_per_level_and_keeps_the_last():
+    steps = [Progress(n, 4, level=n, num_levels=4) for n in range(4)]
+    assert ListedGuidance((1, 3, 4)).scales(steps) == [1.0, 3.0, 4.0, 4.0]
+    with pytest.raises(ConfigError, match=r"at least one level"):
+        ListedGuidance(())
+
+
+def test_interval_guidance_ends_with_its_interval():
+    assert IntervalGuidance(3.0, start=1, stop=2).scales(Progress.plain(4)) == [1.0, 3.0, 3.0, 1.0]
 
 
 def test_guidance_is_linear_between_the_contexts():
     conditional, unconditional = torch.randn(2, 3), torch.randn(2, 3)
     rows = torch.cat([conditional, unconditional])
-    assert torch.equal(combine(rows, 1.0), conditional)
-    assert torch.allclose(combine(rows, 0.0), unconditional)
-    assert torch.allclose(combine(rows, 3.0), 3 * conditional - 2 * unconditional, atol=1e-5)
+    assert torch.equal(Guide(1.0, 2)(rows), conditional)
+    assert torch.allclose(Guide(0.0, 2)(rows), unconditional)
+    assert torch.allclose(Guide(3.0, 2)(rows), 3 * conditional - 2 * unconditional, atol=1e-5)
+    assert torch.equal(Guide(3.0, 1)(conditional), conditional)
+
+
+def test_what_is_shared_goes_to_every_context():
+    samples = torch.randn(2, 3)
+    assert torch.equal(Guide(3.0, 2).spread(samples), torch.cat([samples, samples]))
+    assert Guide(1.0, 1).spread(samples) is samples
 
 
 @settings(deadline=None, max_examples=25)

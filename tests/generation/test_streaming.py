@@ -97,6 +97,6 @@ def test_previews_that_cannot_be_made_say_why():
     plan = build("raster").plan
     canvas = Canvas(TokenLayout.sequence(4), torch.zeros(1, 4, dtype=torch.long))
     with pytest.raises(LayoutError, match=r"2 of 4 tokens"):
-        PredictionPlan.preview(plan, canvas, 2, model.tokenizer)
+        PredictionPlan.preview(plan, canvas, plan.steps(canvas.layout, 1)[1], model.tokenizer)
     with pytest.raises(ConfigError, match=r"at least 1"):
         ImageIteratorStreamer(every=0)

@@ -124,8 +124,8 @@ def test_the_callback_sees_every_step_and_what_it_returns_is_placed(name):
     steps = model.plan.steps(model.layout, 1)
     assert [one[:2] for one in seen] == [(step.index, step.tokens.stop) for step in steps]
     last = seen[-1][2]
-    assert last["ids"] == (2, steps[-1].num_predicting)
-    assert last["logits"] == (2, steps[-1].num_predicting, 32)
+    assert last["ids"] == (2, steps[-1].predicting)
+    assert last["logits"] == (2, steps[-1].predicting, 32)
     assert last["canvas"] == (2, steps[-1].tokens.start)
     for step in steps:
         assert (drawn.sequences[:, step.tokens] == step.index).all()

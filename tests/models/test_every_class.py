@@ -11,8 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from unimm.errors import ConfigError
-from unimm.generation.caches import make_cache
+from unimm.generation.loop import predict
+from unimm.generation.session import BackboneSession
+from unimm.heads import HeadSample
 from unimm.models.building import override_config
+from unimm.tokens import put_tokens, take_tokens
 
 NEEDS = {"kl_tokenizer": pytest.mark.needs("diffusers")}
 ALL = tuple(pytest.param(name, marks=NEEDS.get(name, ())) for name in CONFIGS)
@@ -190,39 +193,31 @@ def test_flex_attention_agrees_with_sdpa_in_the_forward_pass(name):
         assert torch.allclose(model(**inputs).logits, expected, atol=1e-4)
 
 
-def stepwise_logits(model, ids, inputs, cache_implementation):
-    """Logits of every token, slots fed step by step with the true tokens placed."""
+def stepwise_states(model, values, inputs, cache_implementation):
+    """What the head reads for every token, slots fed step by step with the true tokens placed; `(batch, tokens, hidden)`."""
     condition = model.condition(**inputs)
     steps = model.plan.steps(model.layout, condition.prefix_length)
-    positions = model.backbone.encode_positions(model.plan.positions(model.layout, condition))
-    modulations = model.backbone.encode_condition(condition.vector)
-    rule = model.plan.rule(model.layout, condition)
-    canvas = model.plan.start(model.layout, len(ids), ids.device, model.tokenizer)
-    cache = make_cache(cache_implementation, model.backbone.config.num_hidden_layers, steps[-1].slots.stop)
-    logits = []
+    num_slots = max(step.slots.stop for step in steps)
+    cache = cache_implementation if model.plan.uses_cache else None
+    session = BackboneSession(model.plan, model.backbone, model.layout, condition, num_slots, cache)
+    canvas = model.plan.start(model.layout, len(values), values.device, model.tokenizer)
+    states = torch.zeros(len(values), model.layout.length, model.config.backbone_config.hidden_size)
     for step in steps:
-        slots = model.plan.slots(canvas, step, condition, model.tokenizer)
-        output = model.backbone(
-            inputs_embeds=slots,
-            positions=positions[step.slots],
-            rule=rule,
-            modulations=modulations,
-            cache=cache,
-            start=step.slots.start,
-        )
-        logits.append(model.head.logits(output.last_hidden_state[:, -step.num_predicting :], condition.vector))
-        model.plan.place(canvas, step, ids[:, step.tokens], model.tokenizer)
-    return torch.cat(logits, dim=1)
+        hidden_states, _ = predict(model.plan, session, canvas, step, model.tokenizer)
+        places = model.plan.places(canvas, step)
+        put_tokens(states, places, hidden_states)
+        model.plan.place(canvas, step, HeadSample(take_tokens(values, places)), model.tokenizer, hidden_states)
+    return states
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("cache_implementation", ["static", "dynamic"])
 @pytest.mark.parametrize("name", GENERATORS)
-def test_steps_with_a_cache_give_the_teacher_forced_logits(name, cache_implementation):
+def test_steps_with_a_cache_give_what_teacher_forcing_gives(name, cache_implementation):
     model = build(name)
     ids, inputs = random_ids(model, 3), condition_inputs(model, 3)
-    expected = model(image_ids=ids, **inputs).logits
-    assert torch.allclose(stepwise_logits(model, ids, inputs, cache_implementation), expected, atol=1e-5)
+    expected = model(image_ids=ids, **inputs).predicting_states
+    assert torch.allclose(stepwise_states(model, ids, inputs, cache_implementation), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", GENERATORS)

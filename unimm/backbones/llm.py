@@ -9,9 +9,11 @@ from torch import nn
 from transformers import AutoModel, Cache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ..conditions.base import Condition
 from ..configuration import UniMMConfig, any_config
 from ..hub.mixins import HubModelMixin
 from ..plans.base import AttentionRule, SlotPositions
+from .condition import EncodedCondition
 from .positions import EncodedPositions
 
 
@@ -55,15 +57,15 @@ class LLMAdapter:
     def encode_positions(self, positions: SlotPositions) -> EncodedPositions:
         return EncodedPositions(None, positions.position_ids)
 
-    def encode_condition(self, condition: torch.Tensor | None) -> list[torch.Tensor | None]:
-        return []
+    def encode_condition(self, condition: Condition | None) -> EncodedCondition:
+        return EncodedCondition()
 
     def __call__(
         self,
         inputs_embeds: torch.Tensor,
         positions: EncodedPositions,
         rule: AttentionRule,
-        modulations: list[torch.Tensor | None] | None = None,
+        condition: EncodedCondition | None = None,
         cache: Cache | None = None,
         start: int = 0,
         output_hidden_states: bool = False,
@@ -119,7 +121,7 @@ class LLMBackbone(HubModelMixin, PreTrainedModel):
     def encode_positions(self, positions: SlotPositions) -> EncodedPositions:
         return self.adapter.encode_positions(positions)
 
-    def encode_condition(self, condition: torch.Tensor | None) -> list[torch.Tensor | None]:
+    def encode_condition(self, condition: Condition | None) -> EncodedCondition:
         return self.adapter.encode_condition(condition)
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPast:

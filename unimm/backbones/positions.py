@@ -19,6 +19,12 @@ class EncodedPositions:
     rotary: tuple[torch.Tensor, torch.Tensor] | None
     position_ids: torch.Tensor
 
+    def first_rows(self, number: int) -> EncodedPositions:
+        """The positions of the first `number` rows of the batch."""
+        if self.position_ids.shape[0] == 1:
+            return self
+        return EncodedPositions(self.rotary, self.position_ids[:number])
+
     def __getitem__(self, slots: slice) -> EncodedPositions:
         rotary = None if self.rotary is None else (self.rotary[0][slots], self.rotary[1][slots])
         return EncodedPositions(rotary, self.position_ids[:, slots])

@@ -15,11 +15,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from ..conditions.base import Condition
 from ..configuration import UniMMConfig
 from ..errors import ConfigError
 from ..hub.mixins import HubModelMixin
 from ..plans.base import AttentionRule, SlotPositions
 from .attention import Attention
+from .condition import EncodedCondition
 from .positions import EncodedPositions, axial_rotary
 
 
@@ -137,8 +139,9 @@ class Modulation(nn.Module):
         self.linear = nn.Linear(condition_size, chunks * hidden_size)
 
     def forward(self, condition: torch.Tensor) -> torch.Tensor:
-        """`(batch, condition_size)` to `(batch, 1, chunks, hidden)`."""
-        return self.linear(F.silu(condition)).unflatten(-1, (self.chunks, -1))[:, None]
+        """`(batch, condition_size)` to `(batch, 1, chunks, hidden)`, or `(batch, slots, …)` to `(batch, slots, chunks, …)`."""
+        vectors = self.linear(F.silu(condition)).unflatten(-1, (self.chunks, -1))
+        return vectors[:, None] if vectors.dim() == 3 else vectors
 
 
 class LlamaBlock(GradientCheckpointingLayer):
@@ -284,26 +287,27 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             )
         return EncodedPositions(rotary, positions.position_ids)
 
-    def encode_condition(self, condition: torch.Tensor | None) -> list[torch.Tensor | None]:
-        """Every block's modulation for a condition vector `(batch, hidden)`, computed once and used at every step.
+    def encode_condition(self, condition: Condition | None) -> EncodedCondition:
+        """Every block's modulation for a condition, computed once and used at every step.
 
         Raises:
             ConfigError: AdaLN blocks without a condition vector.
         """
         if self.config.block != "adaln":
-            return [None] * len(self.layers)
-        if condition is None:
+            return EncodedCondition([None] * len(self.layers))
+        if condition is None or condition.vector is None:
             raise ConfigError("AdaLN blocks need a condition vector; give the condition the form 'vector'")
-        shared = self.shared_modulation(condition) if self.config.share_modulation else None
+        vector = condition.vector
+        shared = self.shared_modulation(vector) if self.config.share_modulation else None
         blocks: Iterable[Any] = self.layers
-        return [block.modulate(condition, shared) for block in blocks]
+        return EncodedCondition([block.modulate(vector, shared) for block in blocks])
 
     def forward(
         self,
         inputs_embeds: torch.Tensor,
         positions: EncodedPositions,
         rule: AttentionRule,
-        modulations: list[torch.Tensor | None] | None = None,
+        condition: EncodedCondition | None = None,
         cache: Cache | None = None,
         start: int = 0,
         output_hidden_states: bool = False,
@@ -314,7 +318,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             inputs_embeds: `(batch, slots, hidden)`.
             positions: of the new slots, from `encode_positions`.
             rule: visibility over the whole sequence.
-            modulations: from `encode_condition`.
+            condition: from `encode_condition`.
             cache: keys and values of the slots before `start`; the new ones are appended.
             start: index of the first new slot in the sequence.
             output_hidden_states: also return the inputs of all blocks and the output.
@@ -333,10 +337,10 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             inputs_embeds.dtype,
             key_length,
         )
-        if modulations is None:
-            modulations = self.encode_condition(None)
+        if condition is None:
+            condition = self.encode_condition(None)
         hidden_states, collected = inputs_embeds, []
-        for layer, modulation in zip(self.layers, modulations, strict=True):
+        for layer, modulation in zip(self.layers, condition.modulations, strict=True):
             if output_hidden_states:
                 collected.append(hidden_states)
             hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache)

@@ -18,14 +18,27 @@ class Condition:
     """A batch of conditions.
 
     Args:
-        vector: `(batch, hidden)`, modulates the blocks (AdaLN) or starts the first slot.
+        vector: `(batch, hidden)`, modulates the blocks (AdaLN) or starts the first slot; `(batch, slots, hidden)` where
+            it differs from slot to slot.
         prefix: `(batch, prefix length, hidden)`, slots put before the first token.
         prefix_mask: `(batch, prefix length)` bool, False for padding; None when nothing is padded.
+        memory: `(batch, memory length, channels)`, what blocks with cross-attention look at.
+        memory_mask: `(batch, memory length)` bool, False for padding; None when nothing is padded.
     """
 
     vector: torch.Tensor | None = None
     prefix: torch.Tensor | None = None
     prefix_mask: torch.Tensor | None = None
+    memory: torch.Tensor | None = None
+    memory_mask: torch.Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[torch.Tensor | None, ...]:
+        return self.vector, self.prefix, self.prefix_mask, self.memory, self.memory_mask
+
+    @property
+    def _any_part(self) -> torch.Tensor:
+        return next(part for part in self.parts if part is not None)
 
     @property
     def prefix_length(self) -> int:
@@ -33,38 +46,25 @@ class Condition:
 
     @property
     def num_rows(self) -> int:
-        part = self.vector if self.vector is not None else self.prefix
-        assert part is not None
-        return part.shape[0]
+        return self._any_part.shape[0]
 
     @property
     def device(self) -> torch.device:
-        part = self.vector if self.vector is not None else self.prefix
-        assert part is not None
-        return part.device
+        return self._any_part.device
 
     def first_rows(self, number: int) -> Condition:
         """The first `number` rows."""
-        return Condition(
-            *(None if part is None else part[:number] for part in (self.vector, self.prefix, self.prefix_mask))
-        )
+        return Condition(*(None if part is None else part[:number] for part in self.parts))
 
     def repeat_interleave(self, times: int) -> Condition:
         """Every row `times` times, one after the other: several samples per condition."""
-        return Condition(
-            *(
-                None if part is None else part.repeat_interleave(times, dim=0)
-                for part in (self.vector, self.prefix, self.prefix_mask)
-            )
-        )
+        return Condition(*(None if part is None else part.repeat_interleave(times, dim=0) for part in self.parts))
 
     def equals(self, other: Condition) -> bool:
         """Whether all rows are the same as another condition's. Waits for the device."""
-        pairs = zip(
-            (self.vector, self.prefix, self.prefix_mask), (other.vector, other.prefix, other.prefix_mask), strict=True
-        )
         return all(
-            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs
+            (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
+            for a, b in zip(self.parts, other.parts, strict=True)
         )
 
     def position_ids(self, length: int) -> torch.Tensor:
@@ -86,30 +86,35 @@ class Condition:
 def stack_conditions(conditions: list[Condition]) -> Condition:
     """The rows of several conditions under each other: a doubled batch for guidance.
 
-    Prefixes of unequal length are padded on the left, and masked there.
+    Prefixes and memories of unequal length are padded, and masked there: prefixes on the left, memories on the right.
     """
     if len(conditions) == 1:
         return conditions[0]
+    vectors = [condition.vector for condition in conditions if condition.vector is not None]
+    prefix, prefix_mask = _stack([(one.prefix, one.prefix_mask) for one in conditions], pad_left=True)
+    memory, memory_mask = _stack([(one.memory, one.memory_mask) for one in conditions], pad_left=False)
+    return Condition(torch.cat(vectors) if vectors else None, prefix, prefix_mask, memory, memory_mask)
 
-    def rows(parts: list[torch.Tensor | None]) -> torch.Tensor | None:
-        return None if parts[0] is None else torch.cat([part for part in parts if part is not None])
 
-    vector = rows([condition.vector for condition in conditions])
-    if conditions[0].prefix is None:
-        return Condition(vector=vector)
-    length = max(condition.prefix_length for condition in conditions)
-    if all(condition.prefix_mask is None and condition.prefix_length == length for condition in conditions):
-        return Condition(vector, rows([condition.prefix for condition in conditions]))
-    prefixes, masks = [], []
-    for condition in conditions:
-        assert condition.prefix is not None
-        missing = length - condition.prefix_length
-        mask = condition.prefix_mask
+def _stack(
+    parts: list[tuple[torch.Tensor | None, torch.Tensor | None]], pad_left: bool
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Sequences `(batch, length, channels)` of unequal length under each other, with their masks."""
+    given = [(sequence, mask) for sequence, mask in parts if sequence is not None]
+    if not given:
+        return None, None
+    length = max(sequence.shape[1] for sequence, _ in given)
+    if all(mask is None and sequence.shape[1] == length for sequence, mask in given):
+        return torch.cat([sequence for sequence, _ in given]), None
+    sequences, masks = [], []
+    for sequence, mask in given:
+        missing = length - sequence.shape[1]
+        padding = (missing, 0) if pad_left else (0, missing)
         if mask is None:
-            mask = torch.ones(condition.prefix.shape[:2], dtype=torch.bool, device=condition.device)
-        prefixes.append(torch.nn.functional.pad(condition.prefix, (0, 0, missing, 0)))
-        masks.append(torch.nn.functional.pad(mask.bool(), (missing, 0), value=False))
-    return Condition(vector, torch.cat(prefixes), torch.cat(masks))
+            mask = torch.ones(sequence.shape[:2], dtype=torch.bool, device=sequence.device)
+        sequences.append(torch.nn.functional.pad(sequence, (0, 0, *padding)))
+        masks.append(torch.nn.functional.pad(mask.bool(), padding, value=False))
+    return torch.cat(sequences), torch.cat(masks)
 
 
 class Conditioner(nn.Module, ABC):

@@ -27,6 +27,11 @@ class ClassConditionConfig(UniMMConfig):
     form: Literal["prefix", "vector"] = "prefix"
     drop_probability: float | int = 0.1
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms of `Condition` that come out."""
+        return (self.form,)
+
     def build(self, hidden_size: int) -> ClassCondition:
         return ClassCondition(self, hidden_size)
 

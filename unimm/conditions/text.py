@@ -50,6 +50,11 @@ class TextConditionConfig(UniMMConfig):
     def form(self) -> str:
         return "prefix"
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms of `Condition` that come out."""
+        return (self.form,)
+
     def build(self, hidden_size: int) -> TextCondition:
         return TextCondition(self, hidden_size)
 

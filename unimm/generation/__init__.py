@@ -2,7 +2,16 @@
 
 from .caches import ExactStaticCache, ExactStaticLayer, make_cache
 from .filters import SoftCodes, token_filters
-from .guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, LinearGuidance, as_schedule
+from .guidance import (
+    ConstantGuidance,
+    GuidanceSchedule,
+    Guide,
+    IntervalGuidance,
+    LinearGuidance,
+    ListedGuidance,
+    Progress,
+    as_schedule,
+)
 from .randomness import GeneratorRandomness, Randomness, RecordedRandomness
 from .streaming import ImageIteratorStreamer, ImageProgress, ImageStreamer
 
@@ -12,11 +21,14 @@ __all__ = [
     "ExactStaticLayer",
     "GeneratorRandomness",
     "GuidanceSchedule",
+    "Guide",
     "ImageIteratorStreamer",
     "ImageProgress",
     "ImageStreamer",
     "IntervalGuidance",
     "LinearGuidance",
+    "ListedGuidance",
+    "Progress",
     "Randomness",
     "RecordedRandomness",
     "SoftCodes",

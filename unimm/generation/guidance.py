@@ -4,25 +4,51 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..errors import ConfigError, nearest
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a drawing stands at a step.
+
+    Args:
+        step: number of the step, counted from 0.
+        num_steps: steps in all.
+        level: the layout's level that the step works on.
+        num_levels: levels in all.
+        placed: share of the tokens that are final after the step, in (0, 1].
+        phase: of plans that predict in several ways.
+    """
+
+    step: int
+    num_steps: int
+    level: int = 0
+    num_levels: int = 1
+    placed: float = 1.0
+    phase: int = 0
+
+    @classmethod
+    def plain(cls, num_steps: int) -> list[Progress]:
+        """The steps of a plan that places one token per step, on one level."""
+        return [cls(step, num_steps, placed=(step + 1) / num_steps) for step in range(num_steps)]
+
+
 class GuidanceSchedule(ABC):
     """`guided = unconditional + scale(step) * (conditional - unconditional)`; scale 1 is no guidance."""
 
     @abstractmethod
-    def scale(self, step: int, num_steps: int) -> float:
-        """The scale at step `step` of `num_steps`, counted from 0."""
+    def scale(self, progress: Progress) -> float:
+        """The scale at a step."""
 
-    def last_guided_step(self, num_steps: int) -> int:
-        """Index of the last step with a scale other than 1, -1 when there is none: from there on one context is enough."""
-        return max((step for step in range(num_steps) if self.scale(step, num_steps) != 1.0), default=-1)
+    def scales(self, steps: Sequence[Progress]) -> list[float]:
+        """The scales of a whole drawing."""
+        return [self.scale(progress) for progress in steps]
 
     def to_dict(self) -> dict[str, Any]:
         """The schedule as JSON, for `generation_config.json`; `as_schedule` reads it back.
@@ -44,22 +70,39 @@ class ConstantGuidance(GuidanceSchedule):
 
     value: float
 
-    def scale(self, step: int, num_steps: int) -> float:
+    def scale(self, progress: Progress) -> float:
         return self.value
 
 
 @dataclass(frozen=True)
 class LinearGuidance(GuidanceSchedule):
-    """From `first` at the first step linearly to `last` at the last one.
+    """From `first` linearly to `last`.
 
-    VAR's `cfg` is `LinearGuidance(1, 1 + cfg)`: its first map is never guided.
+    VAR's `cfg` is `LinearGuidance(1, 1 + cfg)`: its first map is never guided. MAR's linear schedule is
+    `LinearGuidance(1, cfg, over="tokens")`.
+
+    Args:
+        first: at the first step or level, or where no token is placed.
+        last: at the last step or level, or where all tokens are placed.
+        over: what is counted: `steps`, `levels`, or the share of `tokens` that are final after the step.
     """
 
     first: float
     last: float
+    over: Literal["steps", "levels", "tokens"] = "steps"
 
-    def scale(self, step: int, num_steps: int) -> float:
-        return self.first + (self.last - self.first) * (step / max(num_steps - 1, 1))
+    def __post_init__(self) -> None:
+        if self.over not in ("steps", "levels", "tokens"):
+            raise ConfigError(f"linear guidance counts over 'steps', 'levels' or 'tokens', given {self.over!r}")
+
+    def scale(self, progress: Progress) -> float:
+        if self.over == "tokens":
+            share = progress.placed
+        elif self.over == "levels":
+            share = progress.level / max(progress.num_levels - 1, 1)
+        else:
+            share = progress.step / max(progress.num_steps - 1, 1)
+        return self.first + (self.last - self.first) * share
 
 
 @dataclass(frozen=True)
@@ -70,8 +113,23 @@ class IntervalGuidance(GuidanceSchedule):
     start: int
     stop: int
 
-    def scale(self, step: int, num_steps: int) -> float:
-        return self.value if self.start <= step <= self.stop else 1.0
+    def scale(self, progress: Progress) -> float:
+        return self.value if self.start <= progress.step <= self.stop else 1.0
+
+
+@dataclass(frozen=True)
+class ListedGuidance(GuidanceSchedule):
+    """One scale per level, coarse to fine (https://huggingface.co/papers/2412.04431); the last one holds for further levels."""
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(value) for value in self.values))
+        if not self.values:
+            raise ConfigError("listed guidance needs a scale for at least one level, given none")
+
+    def scale(self, progress: Progress) -> float:
+        return self.values[min(progress.level, len(self.values) - 1)]
 
 
 #: Kinds of schedule by their name in `generation_config.json`.
@@ -79,6 +137,7 @@ SCHEDULES: dict[str, type[GuidanceSchedule]] = {
     "constant": ConstantGuidance,
     "linear": LinearGuidance,
     "interval": IntervalGuidance,
+    "listed": ListedGuidance,
 }
 
 
@@ -104,9 +163,29 @@ def as_schedule(guidance: float | GuidanceSchedule | Mapping[str, Any]) -> Guida
     return ConstantGuidance(float(guidance))
 
 
-def combine(predictions: torch.Tensor, scale: float) -> torch.Tensor:
-    """Guides a doubled batch, conditional rows above unconditional ones: `(2 batch, …)` to `(batch, …)`."""
-    conditional, unconditional = predictions.chunk(2)
-    if scale == 1.0:
-        return conditional
-    return unconditional + scale * (conditional - unconditional)
+@dataclass(frozen=True)
+class Guide:
+    """Combines the predictions of several contexts into one per sample, and hands what is shared back to all of them.
+
+    The rows of the condition stand above those of the unconditional context.
+
+    Args:
+        scale: of the guidance.
+        num_contexts: 2 with an unconditional context, 1 without.
+    """
+
+    scale: float = 1.0
+    num_contexts: int = 1
+
+    def __call__(self, predictions: torch.Tensor) -> torch.Tensor:
+        """`unconditional + scale * (conditional - unconditional)`: `(contexts * batch, …)` to `(batch, …)`."""
+        if self.num_contexts == 1:
+            return predictions
+        conditional, unconditional = predictions.chunk(2)
+        if self.scale == 1.0:
+            return conditional
+        return unconditional + self.scale * (conditional - unconditional)
+
+    def spread(self, samples: torch.Tensor) -> torch.Tensor:
+        """The same for every context: `(batch, …)` to `(contexts * batch, …)`."""
+        return samples if self.num_contexts == 1 else torch.cat([samples] * self.num_contexts)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from transformers import LogitsProcessorList
 
 from ..conditions.base import Condition, stack_conditions
 from ..errors import LayoutError
-from ..heads.base import PredictionHead
+from ..heads.base import HeadContext, HeadSample, PredictionHead, TokenSampling
 from ..plans.base import Canvas, PlanStep, PredictionPlan
-from ..tokens import TokenLayout, VisualTokens
-from .caches import make_cache
+from ..tokens import TokenLayout, VisualTokens, put_tokens, take_tokens
 from .filters import SoftCodes
-from .guidance import GuidanceSchedule, combine
+from .guidance import GuidanceSchedule, Guide, Progress
 from .randomness import Randomness
+from .session import BackboneSession
 
 if TYPE_CHECKING:
     from ..tokenizers.base import VisualTokenizer
@@ -87,9 +85,9 @@ def generate_tokens(
     unconditional: Condition | None,
     guidance: GuidanceSchedule,
     randomness: Randomness,
-    processors: LogitsProcessorList,
+    sampling: TokenSampling,
     tokenizer: VisualTokenizer | None = None,
-    do_sample: bool = True,
+    plan_options: Mapping[str, Any] | None = None,
     soft_codes: SoftCodes | None = None,
     inpainting: Inpainting | None = None,
     use_cache: bool = True,
@@ -108,107 +106,146 @@ def generate_tokens(
         condition: one row per sample.
         unconditional: the null context, or None to run without guidance.
         guidance: scale per step.
+        sampling: filters, temperature, number of steps of a diffusion head.
+        plan_options: of the plan's steps, as the caller chose them.
         use_cache: keep keys and values; without it every step runs the whole sequence again.
         edit: called before a step's tokens are placed, with that step's `ids` `(batch, tokens)`, its guided `logits`
             and the `canvas` ids `(batch, earlier tokens)`; gives the ids to place.
         callback: called after a step's tokens are placed.
     """
     batch_size, device = condition.num_rows, condition.device
-    steps = plan.steps(layout, condition.prefix_length)
-    last_guided = -1 if unconditional is None else guidance.last_guided_step(len(steps))
+    steps = plan.steps(layout, condition.prefix_length, **(plan_options or {}))
+    progress = progress_of(steps, layout)
+    scales = guidance.scales(progress)
+    last_guided = -1 if unconditional is None else max((n for n, scale in enumerate(scales) if scale != 1.0), default=-1)
     if last_guided >= 0:
         assert unconditional is not None
         condition = stack_conditions([condition, unconditional])
-        steps = plan.steps(layout, condition.prefix_length)
-    rule = plan.rule(layout, condition)
-    positions = backbone.encode_positions(plan.positions(layout, condition))
-    modulations = backbone.encode_condition(condition.vector)
-    canvas = plan.start(layout, batch_size, device, tokenizer)
-    drawn = torch.zeros_like(canvas.ids)
+        steps = plan.steps(layout, condition.prefix_length, **(plan_options or {}))
+    session = BackboneSession(
+        plan,
+        backbone,
+        layout,
+        condition,
+        num_slots=max(step.slots.stop for step in steps),
+        cache=cache_implementation if use_cache and plan.uses_cache else None,
+    )
+    canvas = plan.start(layout, batch_size, device, tokenizer, randomness)
+    drawn = torch.zeros_like(canvas.values)
     kept = None if inpainting is None else inpainting.keep(layout).to(device)
-    cache = None
-    if use_cache and plan.uses_cache:
-        cache = make_cache(cache_implementation, backbone.config.num_hidden_layers, steps[-1].slots.stop)
-    codebook = tokenizer.codebook if soft_codes is not None and tokenizer is not None else None
-    sequence: list[torch.Tensor] = []
+    if soft_codes is not None and tokenizer is not None:
+        sampling = replace(sampling, soft_codes=soft_codes, codebook=tokenizer.codebook)
     collected: list[torch.Tensor] = []
 
     for step in steps:
         guided = step.index <= last_guided
-        if not guided and condition.num_rows > batch_size:
+        if not guided and session.num_rows > batch_size:
             # No later step is guided: the unconditional rows have done their work.
-            rows = torch.arange(batch_size, device=device)
-            condition = condition.first_rows(batch_size)
-            modulations = [None if part is None else part[:batch_size] for part in modulations]
-            rule = plan.rule(layout, condition)
-            if positions.position_ids.shape[0] > 1:
-                positions = type(positions)(positions.rotary, positions.position_ids[:batch_size])
-            if cache is not None:
-                cache.batch_select_indices(rows)
-            sequence = [part[:batch_size] for part in sequence]
-        slots = plan.slots(canvas, step, condition, tokenizer)
-        start = step.slots.start
-        if cache is None:
-            sequence.append(slots)
-            slots, start = torch.cat(sequence, dim=1), 0
-        output = backbone(
-            inputs_embeds=slots,
-            positions=positions[slice(start, step.slots.stop)],
-            rule=rule,
-            modulations=modulations,
-            cache=cache,
-            start=start,
-        )
-        scale = guidance.scale(step.index, len(steps))
+            session.keep_first_rows(batch_size)
+        guide = Guide(scales[step.index], num_contexts=2 if guided else 1)
+        hidden_states, context = predict(plan, session, canvas, step, tokenizer)
         sample = head.sample(
-            output.last_hidden_state[:, -step.num_predicting :],
-            condition.vector,
-            guide=partial(combine, scale=scale) if guided else _as_is,
-            randomness=randomness,
-            processors=processors,
-            do_sample=do_sample,
-            soft_codes=soft_codes,
-            codebook=codebook,
-            progress=step.index / max(len(steps) - 1, 1),
+            hidden_states,
+            context,
+            guide,
+            randomness,
+            replace(sampling, progress=step.index / max(len(steps) - 1, 1)),
         )
-        ids, embeddings = sample.ids, sample.embeddings
-        drawn[:, step.tokens] = ids
+        places = plan.places(canvas, step)
+        put_tokens(drawn, places, sample.values.to(drawn.dtype))
         if kept is not None:
             assert inpainting is not None
-            assert inpainting.tokens.ids is not None
-            known = inpainting.tokens.ids[:, step.tokens].to(device)
-            ids, embeddings = _replace(ids, embeddings, known, kept[step.tokens], tokenizer)
+            known = take_tokens(inpainting.tokens.values, places).to(sample.values)
+            sample = _replace(sample, known, kept[places], tokenizer)
         if edit is not None:
-            state = {"ids": ids, "logits": sample.logits, "canvas": canvas.ids[:, : step.tokens.start]}
+            seen = canvas.values[:, : places.start] if isinstance(places, slice) else canvas.values
+            state = {"ids": sample.values, "logits": sample.logits, "canvas": seen}
             edited = edit(step, state)
-            ids, embeddings = _replace(ids, embeddings, edited, edited != ids, tokenizer)
-        plan.place(canvas, step, ids, tokenizer, embeddings)
-        if output_logits:
+            changed = edited != sample.values
+            sample = _replace(sample, edited, changed.flatten(2).any(-1) if changed.dim() > 2 else changed, tokenizer)
+        plan.place(canvas, step, sample, tokenizer, hidden_states)
+        if output_logits and sample.logits is not None:
             collected.append(sample.logits)
         if callback is not None:
             callback(step, canvas)
     return GeneratedTokens(
         canvas=canvas,
         drawn=drawn,
-        logits=torch.cat(collected, dim=1) if output_logits else None,
-        num_backbone_calls=len(steps),
+        logits=torch.cat(collected, dim=1) if collected else None,
+        num_backbone_calls=session.num_calls,
     )
 
 
+def progress_of(steps: Sequence[PlanStep], layout: TokenLayout) -> list[Progress]:
+    """Where a drawing stands at each of its steps, for guidance schedules."""
+    return [
+        Progress(n, len(steps), step.level, layout.num_levels, step.num_placed / layout.length, step.phase)
+        for n, step in enumerate(steps)
+    ]
+
+
+def predict(
+    plan: PredictionPlan,
+    session: BackboneSession,
+    canvas: Canvas,
+    step: PlanStep,
+    tokenizer: VisualTokenizer | None = None,
+) -> tuple[torch.Tensor | None, HeadContext]:
+    """Runs the backbone over a step's slots: the hidden states that predict its tokens, and what else the head may know.
+
+    Args:
+        plan: makes the slots.
+        session: the sequence so far; it grows by the step's slots.
+        canvas: the tokens so far.
+        step: the step.
+        tokenizer: for plans whose slots start from a reconstruction.
+
+    Returns:
+        `(rows, tokens, hidden)` or `(rows, tokens, taps, hidden)`, rows of all contexts; None where the backbone is the
+        head's network, which the context then has as `denoise`.
+    """
+    denoise = plan.denoiser(session, canvas, step, tokenizer)
+    groups = plan.groups(canvas.layout, step)
+    if denoise is not None:
+        return None, HeadContext(session.condition.vector, groups=groups, phase=step.phase, denoise=denoise)
+    slots = plan.slots(canvas, step, session.condition, tokenizer)
+    options = plan.backbone_options(canvas, step, session.num_rows)
+    output = session.run(slots, step.slots, alone=step.stands_alone, **options)
+    hidden_states, spoken = gather_states(output, plan.predicting(canvas, step))
+    known, values = plan.known(canvas, step)
+    context = HeadContext(session.condition.vector, spoken, groups, step.phase, known, values)
+    return hidden_states, context
+
+
+def gather_states(output: Any, predicting: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The hidden states that predict.
+
+    Args:
+        output: of a backbone: `last_hidden_state` `(rows, slots, hidden)`, and `taps` where several speak of a token.
+        predicting: as in `PlanStep.predicting`, or `(batch, tokens)` indices, which hold for every context.
+
+    Returns:
+        `(rows, tokens, hidden)` and None, or `(rows, tokens, taps, hidden)` and which of them speak, `(tokens, taps)`.
+    """
+    states = output.last_hidden_state
+    if isinstance(predicting, int):
+        return states[:, -predicting:], None
+    if predicting.dim() == 1:
+        return states[:, predicting], None
+    if predicting.shape[-1] == len(getattr(output, "taps", None) or ()):
+        parts = [tap[:, predicting[:, index].clamp(min=0)] for index, tap in enumerate(output.taps)]
+        spoken = predicting >= 0
+        return torch.stack(parts, dim=2) * spoken[..., None].to(states.dtype), spoken
+    return take_tokens(states, predicting.repeat(states.shape[0] // predicting.shape[0], 1)), None
+
+
 def _replace(
-    ids: torch.Tensor,
-    embeddings: torch.Tensor | None,
-    replacements: torch.Tensor,
-    where: torch.Tensor,
-    tokenizer: VisualTokenizer | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Other ids at some places, with their codes where soft codes stand beside them."""
-    ids = torch.where(where, replacements, ids)
+    sample: HeadSample, replacements: torch.Tensor, where: torch.Tensor, tokenizer: VisualTokenizer | None
+) -> HeadSample:
+    """Other tokens at some places `(tokens,)` or `(batch, tokens)`, with their codes where soft codes stand beside them."""
+    wide = where.view(*where.shape, *[1] * (sample.values.dim() - 2)) if sample.values.dim() > 2 else where
+    values, embeddings = torch.where(wide, replacements, sample.values), sample.embeddings
     if embeddings is not None:
         assert tokenizer is not None
-        embeddings = torch.where(where[..., None], tokenizer.embed(ids).to(embeddings), embeddings)
-    return ids, embeddings
-
-
-def _as_is(predictions: torch.Tensor) -> torch.Tensor:
-    return predictions
+        embeddings = torch.where(where[..., None], tokenizer.embed(values).to(embeddings), embeddings)
+    return replace(sample, values=values, embeddings=embeddings)

@@ -21,7 +21,7 @@ class ImageProgress:
         step: number of the step, counted from 0.
         num_steps: steps in all.
         num_tokens: tokens placed so far.
-        ids: `(batch, tokens placed so far)`.
+        ids: `(batch, tokens placed so far)`; the whole canvas where tokens are not placed in reading order.
         decode: decodes the canvas as it was after this step.
     """
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LogitsProcessorList
 from transformers import initialization as init
 
 from ..configuration import UniMMConfig
-from ..generation.filters import SoftCodes
+from ..errors import ConfigError
+from ..generation.guidance import Guide
 from ..generation.randomness import Randomness
-from .base import HeadSample, PredictionHead
+from ..tokens import TokenKind
+from .base import NO_CONTEXT, HeadContext, HeadSample, PredictionHead, TokenSampling
 
 
 class CategoricalHeadConfig(UniMMConfig):
@@ -38,20 +38,26 @@ class CategoricalHeadConfig(UniMMConfig):
     def condition_form(self) -> str | None:
         return "vector" if self.norm == "adaln" else None
 
-    def build(self, hidden_size: int, codebook_size: int) -> CategoricalHead:
-        return CategoricalHead(self, hidden_size, codebook_size)
+    def build(self, hidden_size: int, kind: TokenKind) -> CategoricalHead:
+        if not kind.is_discrete or kind.num_codes > 1:
+            raise ConfigError(
+                f"the categorical head predicts one id per token, the tokenizer gives {kind}: choose a tokenizer with one "
+                "codebook, or a head for these tokens"
+            )
+        return CategoricalHead(self, hidden_size, kind)
 
 
 class CategoricalHead(PredictionHead):
     """`softmax(proj(norm(hidden)))`, in fp32."""
 
-    def __init__(self, config: CategoricalHeadConfig, hidden_size: int, codebook_size: int):
+    def __init__(self, config: CategoricalHeadConfig, hidden_size: int, kind: TokenKind):
         super().__init__()
+        assert kind.codebook_size is not None
         self.config = config
         if config.norm == "adaln":
             self.norm = nn.LayerNorm(hidden_size, eps=config.norm_eps, elementwise_affine=False)
             self.modulation = nn.Linear(hidden_size, 2 * hidden_size)
-        self.proj = nn.Linear(hidden_size, codebook_size, bias=config.bias)
+        self.proj = nn.Linear(hidden_size, kind.codebook_size, bias=config.bias)
 
     def init_own_weights(self, std: float) -> None:
         """Scales the linear layer by the config's gain, and halves the modulation."""
@@ -60,11 +66,11 @@ class CategoricalHead(PredictionHead):
         if self.config.norm == "adaln":
             init.trunc_normal_(self.modulation.weight, std=std * 0.5)
 
-    def logits(self, hidden_states: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def logits(self, hidden_states: torch.Tensor, context: HeadContext = NO_CONTEXT) -> torch.Tensor:
         """`(rows, slots, hidden)` to `(rows, slots, codebook)` fp32."""
         if self.config.norm == "adaln":
-            assert condition is not None
-            scale, shift = self.modulation(F.silu(condition))[:, None].chunk(2, dim=-1)
+            assert context.vector is not None
+            scale, shift = self.modulation(F.silu(context.vector))[:, None].chunk(2, dim=-1)
             hidden_states = self.norm(hidden_states) * (1 + scale) + shift
         return self.proj(hidden_states).float()
 
@@ -72,56 +78,45 @@ class CategoricalHead(PredictionHead):
         self,
         hidden_states: torch.Tensor,
         targets: torch.Tensor,
-        condition: torch.Tensor | None = None,
-        weights: torch.Tensor | None = None,
+        context: HeadContext = NO_CONTEXT,
+        randomness: Randomness | None = None,
     ) -> torch.Tensor:
         smoothing = float(self.config.label_smoothing) if self.training else 0.0
-        logits = self.logits(hidden_states, condition)
-        loss = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=smoothing)
-        return loss if weights is None else loss * weights
+        logits = self.logits(hidden_states, context)
+        return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=smoothing)
 
-    def sample(  # type: ignore[override]
+    def sample(
         self,
-        hidden_states: torch.Tensor,
-        condition: torch.Tensor | None,
-        guide: Callable[[torch.Tensor], torch.Tensor],
+        hidden_states: torch.Tensor | None,
+        context: HeadContext,
+        guide: Guide,
         randomness: Randomness,
-        *,
-        processors: LogitsProcessorList,
-        do_sample: bool = True,
-        soft_codes: SoftCodes | None = None,
-        codebook: torch.Tensor | None = None,
-        progress: float = 0.0,
+        sampling: TokenSampling,
     ) -> HeadSample:
-        """Draws ids from the guided and filtered distribution.
-
-        Args:
-            processors: transformers' logits processors (temperature, top-k, top-p, …), applied per slot.
-            do_sample: draw; otherwise take the most likely id.
-            soft_codes: also mix the codebook's rows by a relaxed draw.
-            codebook: `(codebook, channels)`, needed for soft codes.
-            progress: share of the steps that are done, in [0, 1].
-        """
-        guided = guide(self.logits(hidden_states, condition))
-        batch, slots, vocabulary = guided.shape
-        filtered = guided
-        if len(processors):
-            flat = guided.reshape(-1, vocabulary)
-            no_ids = flat.new_zeros(flat.shape[0], 0, dtype=torch.long)
-            filtered = processors(no_ids, flat).view(batch, slots, vocabulary)
-        embeddings = None
-        if soft_codes is not None:
-            assert codebook is not None
-            weights = soft_codes(filtered, progress, randomness)
-            embeddings, ids = weights.to(codebook.dtype) @ codebook, weights.argmax(-1)
-        elif do_sample:
-            ids = randomness.categorical(filtered.softmax(-1), "token")
-        else:
-            ids = filtered.argmax(-1)
-        return HeadSample(ids=ids, logits=guided, embeddings=embeddings)
+        """Draws ids from the guided and filtered distribution."""
+        assert hidden_states is not None
+        return draw_ids(guide(self.logits(hidden_states, context)), randomness, sampling)
 
     def log_prob(
-        self, hidden_states: torch.Tensor, ids: torch.Tensor, condition: torch.Tensor | None = None
+        self, hidden_states: torch.Tensor, values: torch.Tensor, context: HeadContext = NO_CONTEXT
     ) -> torch.Tensor:
-        log_probs = self.logits(hidden_states, condition).log_softmax(-1)
-        return log_probs.gather(-1, ids[..., None])[..., 0]
+        log_probs = self.logits(hidden_states, context).log_softmax(-1)
+        return log_probs.gather(-1, values[..., None])[..., 0]
+
+
+def draw_ids(logits: torch.Tensor, randomness: Randomness, sampling: TokenSampling) -> HeadSample:
+    """One id per slot from guided logits `(batch, slots, vocabulary)`, filtered as the sampling says."""
+    batch, slots, vocabulary = logits.shape
+    filtered = logits
+    if len(sampling.processors):
+        flat = logits.reshape(-1, vocabulary)
+        no_ids = flat.new_zeros(flat.shape[0], 0, dtype=torch.long)
+        filtered = sampling.processors(no_ids, flat).view(batch, slots, vocabulary)
+    if sampling.soft_codes is not None:
+        assert sampling.codebook is not None
+        weights = sampling.soft_codes(filtered, sampling.progress, randomness)
+        ids = weights.argmax(-1)
+        return HeadSample(ids, logits, weights.to(sampling.codebook.dtype) @ sampling.codebook)
+    probabilities = filtered.softmax(-1)
+    ids = randomness.categorical(probabilities, "token") if sampling.do_sample else filtered.argmax(-1)
+    return HeadSample(ids, logits, confidence=probabilities.gather(-1, ids[..., None])[..., 0])

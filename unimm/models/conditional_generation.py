@@ -14,7 +14,7 @@ from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError, LayoutError
 from ..hub.mixins import HubModelMixin
 from ..objectives import mixed_likelihood
-from ..tokens import TokenLayout, VisualTokens, check_ids
+from ..tokens import TokenKind, TokenLayout, VisualTokens
 from .adapters import AdapterMixin
 from .image_generation import init_part_weights
 from .interleaving import InterleavedGenerationMixin
@@ -76,10 +76,10 @@ class UniMMConditionalConfig(UniMMConfig):
                 f"the head's norm '{self.head_config.norm}' is modulated by a condition vector, which a language model "
                 "does not give: set head_config.norm to 'none'"
             )
-        if self.plan_config.condition_form != "prefix":
+        if self.plan_config.condition_form != "prefix" or not getattr(self.plan_config, "embeds_single_tokens", False):
             raise ConfigError(
-                f"the plan '{self.plan_config.model_type}' starts from a condition vector, a language model's prompt is a "
-                "prefix: use the raster plan"
+                f"the plan '{self.plan_config.model_type}' does not make one slot of one token after a prefix, which text and "
+                "pictures in one sequence need: use the raster plan"
             )
         special = [self.image_token_id, self.visual_token_id, self.image_start_token_id, self.image_end_token_id]
         vocabulary = self.text_config.vocab_size
@@ -148,16 +148,10 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         hidden_size = config.text_config.hidden_size
         self.tokenizer: VisualTokenizer = AutoModel.from_config(config.tokenizer_config)
-        codebook_size = self.tokenizer.codebook_size
-        if codebook_size is None:
-            raise ConfigError(
-                f"the head '{config.head_config.model_type}' predicts ids, the tokenizer "
-                f"'{config.tokenizer_config.model_type}' gives continuous latents: choose a tokenizer with a codebook"
-            )
+        self.kind: TokenKind = self.tokenizer.token_kind
         self.layout: TokenLayout = self.tokenizer.layout_for(*config.height_and_width)
-        self.codebook_size: int = codebook_size
-        self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, self.tokenizer.latent_channels)
-        self.head = config.head_config.build(hidden_size, codebook_size)
+        self.plan = config.plan_config.build(hidden_size, self.layout, self.kind)
+        self.head = config.head_config.build(hidden_size, self.kind)
         self.vision_encoder: PreTrainedModel | None = None
         if config.vision_config is not None:
             self.vision_encoder = AutoModel.from_config(config.vision_config)
@@ -211,14 +205,14 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
 
     @torch.no_grad()
     def decode_image_tokens(self, image_tokens: torch.Tensor) -> torch.Tensor:
-        """Pixels `(pictures, 3, height, width)` in [-1, 1] of visual ids `(pictures, tokens)`.
+        """Pixels `(pictures, 3, height, width)` in [-1, 1] of visual ids `(pictures, tokens)`, or latents.
 
         Raises:
             LayoutError: another number of tokens per picture.
             CodebookError: ids outside of the codebook.
         """
-        check_ids(image_tokens, self.codebook_size)
-        return self.tokenizer.decode(VisualTokens(self.layout, ids=image_tokens))
+        self.kind.check(image_tokens)
+        return self.tokenizer.decode(VisualTokens.of(self.layout, image_tokens))
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Projected features `(pictures, features, hidden)` of the vision encoder, one per patch."""
@@ -313,15 +307,11 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
         hidden_states = outputs.last_hidden_state
         result = ConditionalOutput(cache=outputs.cache, last_hidden_state=hidden_states)
         if labels is not None:
-            visual_ids = None
-            if image_ids is not None:
-                assert input_ids is not None
-                where = input_ids == self.config.visual_token_id
-                visual_ids = torch.zeros_like(input_ids).masked_scatter(where, image_ids)
             result.text_loss, result.image_loss = mixed_likelihood(
                 hidden_states,
                 labels,
-                visual_ids,
+                input_ids,
+                image_ids,
                 self.config.visual_token_id,
                 self.get_output_embeddings(),
                 self.head,

@@ -13,10 +13,12 @@ from transformers.utils import ModelOutput
 
 from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError, LayoutError
+from ..generation.loop import gather_states
 from ..generation.randomness import GeneratorRandomness, Randomness
+from ..heads.base import HeadContext
 from ..hub.mixins import HubModelMixin
 from ..objectives import token_likelihood
-from ..tokens import TokenLayout, VisualTokens, check_ids
+from ..tokens import TokenKind, TokenLayout, VisualTokens
 from .adapters import AdapterMixin
 from .image_sampling import GenerateImageOutput, ImageGenerationMixin, evaluating
 from .loading import UniMMPreTrainedModel
@@ -31,8 +33,8 @@ class UniMMImageGenerationConfig(UniMMConfig):
     """One choice per axis; each part is a typed config of its own and builds its module.
 
     Args:
-        tokenizer_config: the visual tokenizer; None for a generator of ids alone, which then needs `token_layout` and
-            `codebook_size`.
+        tokenizer_config: the visual tokenizer; None for a generator of tokens alone, which then needs `token_layout`, and
+            `codebook_size` or `latent_channels`.
         condition_config: what steers the generation.
         plan_config: which tokens are predicted together.
         backbone_config: what turns slots into hidden states.
@@ -40,6 +42,8 @@ class UniMMImageGenerationConfig(UniMMConfig):
         image_size: pixels, a side or `(height, width)`.
         token_layout: levels of the token layout, for a generator without a tokenizer.
         codebook_size: number of ids, for a generator without a tokenizer.
+        num_codes: ids per token, for a generator without a tokenizer.
+        latent_channels: channels of a token, for a generator of continuous latents without a tokenizer.
 
     Raises:
         ConfigError: parts that do not fit each other; the message names the two and says why.
@@ -61,28 +65,33 @@ class UniMMImageGenerationConfig(UniMMConfig):
     image_size: int | list[int] | tuple[int, int] = 256
     token_layout: list[list[int]] | tuple[tuple[int, ...], ...] | None = None
     codebook_size: int | None = None
+    num_codes: int = 1
+    latent_channels: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
-        without_tokenizer = self.token_layout is not None and self.codebook_size is not None
+        has_kind = (self.codebook_size is not None) != (self.latent_channels is not None)
+        without_tokenizer = self.token_layout is not None and has_kind
         if (self.tokenizer_config is None) != without_tokenizer:
             raise ConfigError(
-                "give either tokenizer_config, or token_layout and codebook_size (a generator of ids without a tokenizer)"
+                "give either tokenizer_config, or token_layout with codebook_size or latent_channels (a generator of tokens "
+                "without a tokenizer)"
             )
         if without_tokenizer and self.plan_config.needs_tokenizer:
             raise ConfigError(
                 f"the plan '{self.plan_config.model_type}' starts its slots from the tokenizer's reconstruction and does "
                 "not fit a generator without a tokenizer: give tokenizer_config"
             )
-        given = self.condition_config.form
+        given = self.condition_config.forms
         for part in (self.plan_config, self.backbone_config, self.head_config):
             needed = part.condition_form
-            if needed is not None and needed != given:
+            if needed is not None and needed not in given:
                 raise ConfigError(
                     f"'{part.model_type}' and '{self.condition_config.model_type}' do not fit as configured: the former "
-                    f"takes a condition of form '{needed}', the latter gives the form '{given}'; choose a condition of "
-                    f"form '{needed}' or another part"
+                    f"takes a condition of form '{needed}', the latter gives {' and '.join(map(repr, given))}; choose a "
+                    f"condition of form '{needed}' or another part"
                 )
+        check_parts(self.plan_config, self.backbone_config, self.head_config)
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -100,20 +109,47 @@ class UniMMImageGenerationConfig(UniMMConfig):
         return getattr(getattr(self.backbone_config, "text_config", None), "max_position_embeddings", None)
 
 
+def check_parts(plan: Any, backbone: Any, head: Any) -> None:
+    """Refuses parts of which one needs what another does not have.
+
+    A plan names what its backbone must be able to do in `needs`, a backbone what it can do in `abilities` (`known`:
+    leaves out slots whose tokens are hidden; `phases`: has several branches; `taps`: gives hidden states of several depths;
+    `slot_conditions`: takes a condition per slot). A plan that `denoises` needs a head that `denoises`, and the other way
+    round.
+
+    Raises:
+        ConfigError: in one sentence that names both parts.
+    """
+    missing = set(getattr(plan, "needs", ())) - set(getattr(backbone, "abilities", ()))
+    if missing:
+        raise ConfigError(
+            f"the plan '{plan.model_type}' needs a backbone that can do {', '.join(sorted(missing))}, "
+            f"'{backbone.model_type}' cannot: choose another backbone or plan"
+        )
+    if getattr(plan, "denoises", False) != getattr(head, "denoises", False):
+        owner, other = (plan, head) if getattr(plan, "denoises", False) else (head, plan)
+        raise ConfigError(
+            f"'{owner.model_type}' makes the backbone itself denoise tokens, '{other.model_type}' does not take part in "
+            "that: choose a head and a plan that both do, or neither"
+        )
+
+
 @dataclass
 class ImageGenerationOutput(ModelOutput):
     """Result of a teacher-forced pass.
 
     Args:
         loss: mean loss per token, where tokens were given.
-        logits: `(batch, tokens, codebook)`, prediction of every token.
-        slots: `(batch, slots, hidden)`, what the backbone read.
+        logits: `(batch, tokens, …)`, prediction of every token; None in training, and for heads without logits.
+        predicting_states: `(batch, tokens, hidden)`, what the head read, in the order of the targets.
+        slots: `(batch, slots, hidden)`, what the backbone read (in the last pass, where a plan has several).
         last_hidden_state: `(batch, slots, hidden)`.
         hidden_states: inputs of all blocks and the last block's output.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
+    predicting_states: torch.Tensor | None = None
     slots: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -144,23 +180,17 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         super().__init__(config)
         hidden_size = config.backbone_config.hidden_size
         self.tokenizer: VisualTokenizer | None = None
-        codebook_size, latent_channels = config.codebook_size, 0
         if config.tokenizer_config is None:
             self.layout = TokenLayout(tuple(tuple(level) for level in config.token_layout or ()))
+            self.kind = TokenKind(config.latent_channels or 0, config.codebook_size, config.num_codes)
         else:
             self.tokenizer = AutoModel.from_config(config.tokenizer_config)
             self.layout = self.tokenizer.layout_for(*config.height_and_width)
-            codebook_size, latent_channels = self.tokenizer.codebook_size, self.tokenizer.latent_channels
-        if codebook_size is None:
-            raise ConfigError(
-                f"the head '{config.head_config.model_type}' predicts ids, the tokenizer "
-                f"'{config.tokenizer_config.model_type}' gives continuous latents: choose a tokenizer with a codebook"
-            )
-        self.codebook_size: int = codebook_size
+            self.kind = self.tokenizer.token_kind
         self.condition = config.condition_config.build(hidden_size)
-        self.plan = config.plan_config.build(hidden_size, self.layout, codebook_size, latent_channels)
+        self.plan = config.plan_config.build(hidden_size, self.layout, self.kind)
         self.backbone = AutoModel.from_config(config.backbone_config)
-        self.head = config.head_config.build(hidden_size, codebook_size)
+        self.head = config.head_config.build(hidden_size, self.kind)
         if text_encoder is not None:
             self.text_encoder = text_encoder
         self.post_init()
@@ -198,21 +228,21 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
             )
         return self.tokenizer.encode(pixel_values)
 
-    def as_tokens(self, image_ids: torch.Tensor) -> VisualTokens:
-        """Checked ids `(batch, tokens)` with this model's layout.
+    def as_tokens(self, image_ids: torch.Tensor, layout: TokenLayout | None = None) -> VisualTokens:
+        """Checked ids `(batch, tokens[, codes])`, or latents `(batch, tokens, channels)`, with this model's layout.
 
         Raises:
-            LayoutError: another number of tokens.
+            LayoutError: another number of tokens, or tokens of another kind.
             CodebookError: ids outside of the codebook.
         """
-        tokens = VisualTokens(self.layout, ids=image_ids)
-        check_ids(image_ids, self.codebook_size)
-        return tokens
+        self.kind.check(image_ids)
+        return VisualTokens.of(self.layout if layout is None else layout, image_ids)
 
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         image_ids: torch.Tensor | None = None,
+        layout: TokenLayout | None = None,
         labels: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
@@ -227,7 +257,8 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
 
         Args:
             pixel_values: `(batch, 3, height, width)` in [-1, 1]; or give `image_ids`.
-            image_ids: `(batch, tokens)` int64.
+            image_ids: `(batch, tokens[, codes])` int64, or `(batch, tokens, channels)` latents.
+            layout: of the tokens given, where the plan takes others than the model's own.
             labels: `(batch,)` class labels, for a class condition.
             text_features: `(batch, length, channels)`, for a text condition.
             text_mask: `(batch, length)`, nonzero for real text.
@@ -244,33 +275,55 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         """
         if (pixel_values is None) == (image_ids is None):
             raise ConfigError("give either pixel_values or image_ids (exactly one of them)")
-        tokens = self.as_tokens(image_ids) if image_ids is not None else self.encode_images(pixel_values)
+        tokens = self.as_tokens(image_ids, layout) if image_ids is not None else self.encode_images(pixel_values)
         inputs = self._condition_inputs(labels=labels, text_features=text_features, text_mask=text_mask)
         if self.condition.batch_size(**inputs) != tokens.batch_size:
             raise ConfigError(
                 f"{tokens.batch_size} pictures but {self.condition.batch_size(**inputs)} conditions given"
             )
+        randomness = randomness or GeneratorRandomness()
         dropped = None
         if self.training if drop_condition is None else drop_condition:
-            randomness = randomness or GeneratorRandomness()
             uniform = randomness.uniform((tokens.batch_size,), "condition_drop", tokens.device)
             dropped = uniform < self.condition.drop_probability
         condition = self.condition(**inputs, dropped=dropped)
-        plan_inputs = self.plan.training_inputs(tokens, condition, self.tokenizer, feed_every_token)
-        output = self.backbone(
-            inputs_embeds=plan_inputs.embeddings,
-            positions=self.backbone.encode_positions(plan_inputs.positions),
-            rule=plan_inputs.rule,
-            modulations=self.backbone.encode_condition(condition.vector),
-            output_hidden_states=output_hidden_states,
+        passes = self.plan.training_passes(
+            tokens,
+            condition,
+            self.tokenizer,
+            randomness=randomness,
+            feed_every_token=feed_every_token,
+            **({"corrupt": self.head.corrupt} if self.plan.denoises else {}),
         )
-        predicting = output.last_hidden_state[:, plan_inputs.predicting]
-        losses = self.head.loss(predicting, plan_inputs.targets, condition.vector, plan_inputs.loss_weights)
-        loss = token_likelihood(losses, valid, num_items_in_batch)
+        losses: list[torch.Tensor] = []
+        logits: torch.Tensor | None = None
+        given = next(passes)
+        while True:
+            steering = condition if given.condition is None else given.condition
+            output = self.backbone(
+                inputs_embeds=given.embeddings,
+                positions=self.backbone.encode_positions(given.positions),
+                rule=given.rule,
+                condition=self.backbone.encode_condition(steering),
+                output_hidden_states=output_hidden_states,
+                **given.backbone_options,
+            )
+            predicting, spoken = gather_states(output, given.predicting)
+            context = HeadContext(condition.vector, spoken, given.groups, given.phase)
+            each = self.head.loss(predicting, given.targets, context, randomness)
+            losses.append(each if given.loss_weights is None else each * given.loss_weights)
+            if not self.training:
+                logits = self.head.logits(predicting, context)
+            try:
+                given = passes.send(predicting)
+            except StopIteration:
+                break
+        loss = token_likelihood(torch.cat(losses, dim=1), valid, num_items_in_batch)
         return ImageGenerationOutput(
             loss=loss,
-            logits=None if self.training else self.head.logits(predicting, condition.vector),
-            slots=plan_inputs.embeddings,
+            logits=logits,
+            predicting_states=predicting,
+            slots=given.embeddings,
             last_hidden_state=output.last_hidden_state,
             hidden_states=output.hidden_states,
         )
@@ -311,7 +364,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
             LayoutError: a size that the model does not draw.
         """
         drawing = self.image_options(options, generation_config)
-        is_guided = drawing.is_guided(self.layout.length)
+        is_guided = self.is_guided(drawing)
         inputs, negative = self.resolve_prompts(
             prompt=prompt,
             negative_prompt=negative_prompt,

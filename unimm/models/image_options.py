@@ -1,7 +1,7 @@
 """The options of drawing pictures that all models share: what the caller says, what the model's folder says, defaults."""
 
 # Annotations stay objects here: the type check reads them.
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -12,15 +12,27 @@ from transformers import GenerationConfig, LogitsProcessorList
 
 from ..errors import ConfigError, nearest
 from ..generation.filters import SoftCodes, token_filters
-from ..generation.guidance import ConstantGuidance, GuidanceSchedule, as_schedule
+from ..generation.guidance import ConstantGuidance, GuidanceSchedule, Progress, as_schedule
 from ..generation.loop import Inpainting
 from ..generation.randomness import GeneratorRandomness, Randomness, RecordedRandomness
 from ..generation.streaming import ImageStreamer
+from ..heads.base import TokenSampling
+from ..tokens import TokenKind
 
 OutputType = Literal["pt", "np", "pil", "latent", "ids"]
 
 #: Options that `generation_config.json` may hold.
-SAVED_OPTIONS = ("guidance_scale", "temperature", "top_k", "top_p", "do_sample", "use_cache", "cache_implementation")
+SAVED_OPTIONS = (
+    "guidance_scale",
+    "temperature",
+    "top_k",
+    "top_p",
+    "do_sample",
+    "num_inference_steps",
+    "plan_options",
+    "use_cache",
+    "cache_implementation",
+)
 #: Tensors that `callback_on_step_end` may ask for; it may replace the first one.
 CALLBACK_TENSORS = ("ids", "logits", "canvas")
 
@@ -38,6 +50,8 @@ class ImageOptions:
         do_sample: draw ids; otherwise take the likeliest.
         logits_processor: transformers' processors that run before temperature, top-k and top-p.
         soft_codes: mix codebook rows instead of choosing one (plans that start from a reconstruction).
+        num_inference_steps: evaluations of a diffusion or flow head per token; the head's own number where not given.
+        plan_options: options of the model's plan, by name (a list of scales, a number of steps, …).
         inpainting: given tokens and where they are kept.
         num_images_per_prompt: pictures per prompt or label; those of a prompt follow each other.
         height: pixels; one of the sizes that the model draws.
@@ -67,6 +81,8 @@ class ImageOptions:
     do_sample: bool = True
     logits_processor: LogitsProcessorList | list | None = None
     soft_codes: SoftCodes | None = None
+    num_inference_steps: int | None = None
+    plan_options: Mapping | None = None
     inpainting: Inpainting | None = None
     num_images_per_prompt: int = 1
     height: int | None = None
@@ -109,7 +125,7 @@ class ImageOptions:
         self.guidance_scale = as_schedule(self.guidance_scale)
         # They know their own ranges.
         token_filters(self.temperature, self.top_k, self.top_p)
-        for name in ("num_images_per_prompt", "height", "width"):
+        for name in ("num_images_per_prompt", "height", "width", "num_inference_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, given {value}")
@@ -131,9 +147,9 @@ class ImageOptions:
     def guidance(self) -> GuidanceSchedule:
         return self.guidance_scale
 
-    def is_guided(self, num_steps: int) -> bool:
-        """Whether any of `num_steps` steps has a scale other than 1."""
-        return self.guidance.last_guided_step(num_steps) >= 0
+    def is_guided(self, steps: Sequence[Progress]) -> bool:
+        """Whether any of a drawing's steps has a scale other than 1."""
+        return any(scale != 1.0 for scale in self.guidance.scales(steps))
 
     def source_of_draws(self, num_pictures: int) -> Randomness:
         """Where the draws for a batch of `num_pictures` come from.
@@ -150,17 +166,23 @@ class ImageOptions:
             )
         return self.randomness or GeneratorRandomness(self.generator)
 
-    def filters(self, codebook_size: int) -> LogitsProcessorList:
-        """The caller's logits processors, then temperature, top-k and top-p."""
+    def sampling(self, kind: TokenKind) -> TokenSampling:
+        """How tokens of a kind are drawn: the caller's logits processors, then temperature, top-k and top-p."""
         processors = LogitsProcessorList(self.logits_processor or [])
-        processors.extend(token_filters(self.temperature, min(self.top_k, codebook_size), self.top_p))
-        return processors
+        if kind.codebook_size is not None:
+            processors.extend(token_filters(self.temperature, min(self.top_k, kind.codebook_size), self.top_p))
+        return TokenSampling(processors, float(self.temperature), self.do_sample, self.num_inference_steps)
 
-    def without_effect(self, num_steps: int) -> list[str]:
+    def without_effect(self, steps: Sequence[Progress], is_categorical: bool) -> list[str]:
         """What the caller gave that changes nothing, each in a clause that says why."""
         found = []
-        if "guidance_scale" in self.given and self.guidance != ConstantGuidance(1.0) and not self.is_guided(num_steps):
-            found.append(f"guidance_scale, because {self.guidance} is 1 at all {num_steps} steps")
+        if "guidance_scale" in self.given and self.guidance != ConstantGuidance(1.0) and not self.is_guided(steps):
+            found.append(f"guidance_scale, because {self.guidance} is 1 at all {len(steps)} steps")
+        if is_categorical and "num_inference_steps" in self.given:
+            found.append("num_inference_steps, because ids are drawn from a softmax, in one evaluation")
+        if not is_categorical:
+            idle = [name for name in ("top_k", "top_p", "logits_processor", "output_logits") if name in self.given]
+            found += [f"{name}, because the tokens are continuous and have no logits" for name in idle]
         if not self.do_sample and self.soft_codes is None:
             neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
             idle = [name for name in neutral if name in self.given and getattr(self, name) != neutral[name]]

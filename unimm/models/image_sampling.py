@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -16,12 +16,12 @@ from transformers.utils import ModelOutput
 from ..conditions.base import Condition
 from ..data.transforms import as_output_type
 from ..errors import ConfigError, LayoutError, nearest
-from ..generation.guidance import GuidanceSchedule
-from ..generation.loop import generate_tokens
+from ..generation.guidance import GuidanceSchedule, Progress
+from ..generation.loop import generate_tokens, progress_of
 from ..generation.streaming import ImageProgress
 from ..plans.base import Canvas, PlanStep
 from ..tokenizers.base import VisualTokenizer
-from ..tokens import TokenLayout, check_ids
+from ..tokens import TokenKind, TokenLayout
 from .image_options import SAVED_OPTIONS, ImageOptions
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ class GenerateImageOutput(ModelOutput):
     Args:
         images: what `output_type` asked for; without one `(batch, 3, height, width)` in [-1, 1]. None for a generator
             without a tokenizer.
-        sequences: `(batch, tokens)` ids of the pictures.
-        drawn: `(batch, tokens)` ids as drawn, before in-painting put the known tokens back.
-        logits: `(batch, tokens, codebook)` after guidance, before filters, where asked for.
+        sequences: `(batch, tokens[, codes])` ids of the pictures, or `(batch, tokens, channels)` latents.
+        drawn: the same as drawn, before in-painting put the known tokens back.
+        logits: `(batch, tokens, …)` in the order of the steps, after guidance, before filters, where asked for.
         num_backbone_calls: how often the backbone ran.
     """
 
@@ -59,7 +59,7 @@ class ImageGenerationMixin(GenerationMixin):
     plan: Any
     head: Any
     layout: TokenLayout
-    codebook_size: int
+    kind: TokenKind
     tokenizer: VisualTokenizer | None
     _image_sampling_key: ClassVar[str | None] = None
 
@@ -88,6 +88,22 @@ class ImageGenerationMixin(GenerationMixin):
                 "output_type='latent', or convert it with --tokenizer"
             )
         return options
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Number of ids of a visual token; None for continuous latents."""
+        return self.kind.codebook_size
+
+    def is_guided(self, options: ImageOptions) -> bool:
+        """Whether any step of a drawing is guided."""
+        layout, chosen = self._layout_of(options)
+        return options.is_guided(progress_of(self.plan.steps(layout, 1, **chosen), layout))
+
+    def _layout_of(self, options: ImageOptions) -> tuple[TokenLayout, dict[str, Any]]:
+        """The layout that a drawing fills, and what the caller chose of the plan's options."""
+        chosen = dict(options.plan_options or {})
+        self.plan.check_options(chosen)
+        return self.plan.generation_layout(self.tokenizer, **chosen), chosen
 
     def set_image_sampling(self, **options: Any) -> None:
         """Puts sampling defaults into `generation_config`, to be saved with the model and used where a caller says nothing.
@@ -160,12 +176,13 @@ class ImageGenerationMixin(GenerationMixin):
         """
         if condition.num_rows == 0:
             raise ConfigError("there is nothing to draw: the batch is empty, give at least one prompt or label")
-        steps = self.plan.steps(self.layout, condition.prefix_length)
+        layout, plan_options = self._layout_of(options)
+        steps = self.plan.steps(layout, condition.prefix_length, **plan_options)
         self._check_context(condition, context_length)
-        self._warn(options, condition, unconditional, len(steps))
+        self._warn(options, condition, unconditional, progress_of(steps, layout))
         times = options.num_images_per_prompt
         condition = condition.repeat_interleave(times)
-        if unconditional is not None and options.is_guided(len(steps)):
+        if unconditional is not None and options.is_guided(progress_of(steps, layout)):
             self._check_context(unconditional, context_length)
             unconditional = unconditional.repeat_interleave(times)
         try:
@@ -173,14 +190,14 @@ class ImageGenerationMixin(GenerationMixin):
                 plan=self.plan,
                 backbone=backbone,
                 head=self.head,
-                layout=self.layout,
+                layout=layout,
                 condition=condition,
                 unconditional=unconditional,
                 guidance=options.guidance,
                 randomness=options.source_of_draws(condition.num_rows),
-                processors=options.filters(self.codebook_size),
+                sampling=options.sampling(self.kind),
                 tokenizer=self.tokenizer,
-                do_sample=options.do_sample,
+                plan_options=plan_options,
                 soft_codes=options.soft_codes,
                 inpainting=options.inpainting,
                 use_cache=options.use_cache,
@@ -194,7 +211,7 @@ class ImageGenerationMixin(GenerationMixin):
                 options.streamer.end()
         return GenerateImageOutput(
             images=self._pictures(generated.canvas, options.output_type),
-            sequences=generated.canvas.ids,
+            sequences=generated.canvas.values,
             drawn=generated.drawn,
             logits=generated.logits,
             num_backbone_calls=generated.num_backbone_calls,
@@ -202,7 +219,7 @@ class ImageGenerationMixin(GenerationMixin):
 
     def _pictures(self, canvas: Canvas, output_type: str | None) -> Any:
         if output_type in ("latent", "ids"):
-            return canvas.ids
+            return canvas.values
         if self.tokenizer is None:
             return None
         return as_output_type(self.plan.decode(canvas, self.tokenizer), output_type)
@@ -210,7 +227,7 @@ class ImageGenerationMixin(GenerationMixin):
     def _call_back(self, options: ImageOptions, step: PlanStep, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The ids to place, after `callback_on_step_end` has seen the step."""
         given = {name: tensors[name] for name in options.callback_on_step_end_tensor_inputs}
-        returned = options.callback_on_step_end(self, step.index, step.tokens.stop, dict(given))
+        returned = options.callback_on_step_end(self, step.index, step.num_placed, dict(given))
         if returned is None:
             return tensors["ids"]
         if not isinstance(returned, Mapping):
@@ -227,23 +244,23 @@ class ImageGenerationMixin(GenerationMixin):
         ids = returned.get("ids", tensors["ids"])
         if ids is not tensors["ids"]:
             expected = tensors["ids"]
-            if not isinstance(ids, torch.Tensor) or ids.shape != expected.shape or ids.is_floating_point():
-                raise ConfigError(f"callback_on_step_end must return integer ids of shape {tuple(expected.shape)}")
-            check_ids(ids, self.codebook_size)
+            if not isinstance(ids, torch.Tensor) or ids.shape != expected.shape:
+                raise ConfigError(f"callback_on_step_end must return 'ids' of shape {tuple(expected.shape)}")
+            self.kind.check(ids)
         return ids.to(tensors["ids"])
 
     def _stream(self, options: ImageOptions, num_steps: int, step: PlanStep, canvas: Canvas) -> None:
-        num_tokens = step.tokens.stop
         # The loop goes on writing into the canvas; a preview may be asked for later.
-        seen = Canvas(canvas.layout, canvas.ids.clone(), canvas.state)
+        seen = canvas.snapshot()
 
         def decode() -> torch.Tensor:
             if self.tokenizer is None:
                 raise ConfigError("a generator without a visual tokenizer gives ids and has no preview")
-            return self.plan.preview(seen, num_tokens, self.tokenizer)
+            return self.plan.preview(seen, step, self.tokenizer)
 
+        placed = seen.values[:, : step.num_placed] if isinstance(step.tokens, slice) else seen.values
         assert options.streamer is not None
-        options.streamer.put(ImageProgress(step.index, num_steps, num_tokens, seen.ids[:, :num_tokens], decode))
+        options.streamer.put(ImageProgress(step.index, num_steps, step.num_placed, placed, decode))
 
     def _check_context(self, condition: Condition, context_length: int | None) -> None:
         if context_length is None:
@@ -259,10 +276,10 @@ class ImageGenerationMixin(GenerationMixin):
             )
 
     def _warn(
-        self, options: ImageOptions, condition: Condition, unconditional: Condition | None, num_steps: int
+        self, options: ImageOptions, condition: Condition, unconditional: Condition | None, steps: Sequence[Progress]
     ) -> None:
-        idle = options.without_effect(num_steps)
-        if options.is_guided(num_steps):
+        idle = options.without_effect(steps, self.head.is_categorical)
+        if options.is_guided(steps):
             if unconditional is None:
                 idle.append("guidance_scale, because this model has no null condition and no negative prompt was given")
             elif "guidance_scale" in options.given and condition.equals(unconditional):

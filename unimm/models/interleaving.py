@@ -282,7 +282,7 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
                 return None
             null = [*self.config.null_prompt_ids, self.config.image_start_token_id]
             return torch.tensor([null], device=self.device).expand(batch_size, -1), None
-        if not options.is_guided(self.layout.length):
+        if not self.is_guided(options):
             logger.warning("without effect: the negative prompt, because there is no guidance (guidance_scale is 1)")
         input_ids, attention_mask = self._checked_prompts(input_ids, attention_mask, "negative_input_ids")
         if input_ids.shape[0] not in (1, batch_size):

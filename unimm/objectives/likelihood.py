@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..heads.base import PredictionHead
+from ..heads.base import HeadContext, PredictionHead
 
 
 def token_likelihood(
@@ -27,7 +27,8 @@ def token_likelihood(
 def mixed_likelihood(
     hidden_states: torch.Tensor,
     labels: torch.Tensor,
-    visual_ids: torch.Tensor | None,
+    input_ids: torch.Tensor | None,
+    visual_tokens: torch.Tensor | None,
     visual_token_id: int,
     text_head: nn.Module,
     visual_head: PredictionHead,
@@ -39,7 +40,8 @@ def mixed_likelihood(
     Args:
         hidden_states: `(batch, sequence, hidden)`.
         labels: `(batch, sequence)`: a text id, `visual_token_id` where a visual token is the target, -100 elsewhere.
-        visual_ids: `(batch, sequence)`, ids where visual tokens stand; None for text alone.
+        input_ids: `(batch, sequence)`, `visual_token_id` where a visual token stands; needed with visual tokens.
+        visual_tokens: `(pictures, tokens, …)` of these places in reading order; None for text alone.
         visual_token_id: the placeholder.
         text_head: hidden states to text logits.
         visual_head: distribution of visual tokens.
@@ -53,7 +55,10 @@ def mixed_likelihood(
     # Only the places with a target go through the heads: their logits are the largest tensors of a step.
     logits = text_head(predicting[is_text]).float()
     text_loss = F.cross_entropy(logits, targets[is_text], reduction="sum") / is_text.sum().clamp(min=1)
-    if visual_ids is None:
+    if visual_tokens is None:
         return text_loss, text_loss.new_zeros(())
-    losses = visual_head.loss(predicting[is_visual][None], visual_ids[:, 1:][is_visual][None])
+    assert input_ids is not None
+    number = (input_ids == visual_token_id).flatten().cumsum(0).view(input_ids.shape) - 1
+    wanted = visual_tokens.flatten(0, 1)[number[:, 1:][is_visual]]
+    losses = visual_head.loss(predicting[is_visual][None], wanted[None], HeadContext())
     return text_loss, losses.sum() / is_visual.sum().clamp(min=1)

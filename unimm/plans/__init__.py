@@ -1,10 +1,12 @@
 """Prediction plans: which tokens are predicted together, what they may see, what their slots start from."""
 
-from .base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
+from .attention import NEVER, AttentionRule
+from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
 
 __all__ = [
+    "NEVER",
     "AttentionRule",
     "Canvas",
     "PlanInputs",
@@ -15,4 +17,5 @@ __all__ = [
     "ScalePlan",
     "ScalePlanConfig",
     "SlotPositions",
+    "TokenGroup",
 ]

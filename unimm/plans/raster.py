@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
 
 from ..conditions.base import Condition
 from ..configuration import UniMMConfig
-from ..errors import LayoutError
-from ..tokens import TokenLayout, VisualTokens
+from ..errors import ConfigError, LayoutError
+from ..tokens import TokenKind, TokenLayout, VisualTokens
 from .base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
+from .embeddings import token_embedding
 
 if TYPE_CHECKING:
+    from ..generation.randomness import Randomness
     from ..tokenizers.base import VisualTokenizer
 
 
@@ -33,6 +35,9 @@ class RasterPlanConfig(UniMMConfig):
     code_projection: bool = False
     dropout: float | int = 0.0
 
+    #: One slot per token, made of that token alone: such a plan also serves pictures between text.
+    embeds_single_tokens: ClassVar[bool] = True
+
     @property
     def needs_tokenizer(self) -> bool:
         return self.code_projection
@@ -41,13 +46,13 @@ class RasterPlanConfig(UniMMConfig):
     def condition_form(self) -> str:
         return "prefix"
 
-    def build(self, hidden_size: int, layout: TokenLayout, codebook_size: int, latent_channels: int) -> RasterPlan:
+    def build(self, hidden_size: int, layout: TokenLayout, kind: TokenKind) -> RasterPlan:
         if layout.num_levels != 1:
             raise LayoutError(
                 f"the raster plan predicts one grid or sequence, the tokenizer gives {layout.num_levels} levels "
                 f"({layout}): use the scale plan with it, or a tokenizer with a single level"
             )
-        return RasterPlan(self, hidden_size, layout, codebook_size, latent_channels)
+        return RasterPlan(self, hidden_size, layout, kind)
 
 
 class RasterPlan(PredictionPlan):
@@ -56,18 +61,12 @@ class RasterPlan(PredictionPlan):
     With a prefix of `T` slots, the hidden state at slot `T - 1 + n` predicts token `n`.
     """
 
-    def __init__(
-        self,
-        config: RasterPlanConfig,
-        hidden_size: int,
-        layout: TokenLayout,
-        codebook_size: int,
-        latent_channels: int,
-    ):
+    def __init__(self, config: RasterPlanConfig, hidden_size: int, layout: TokenLayout, kind: TokenKind):
         super().__init__()
-        self.code_projection = nn.Linear(latent_channels, hidden_size, bias=False) if config.code_projection else None
+        self.code_projection = nn.Linear(kind.channels, hidden_size, bias=False) if config.code_projection else None
         self.layout = layout
-        self.token_embedding = nn.Embedding(codebook_size, hidden_size)
+        self.kind = kind
+        self.token_embedding = token_embedding(kind, hidden_size)
         self.coordinate_embeddings = nn.ModuleList(
             nn.Embedding(side, hidden_size) for side in (layout.final if config.coordinate_embedding else ())
         )
@@ -78,35 +77,47 @@ class RasterPlan(PredictionPlan):
         tokens: VisualTokens,
         condition: Condition,
         tokenizer: VisualTokenizer | None = None,
+        *,
+        randomness: Randomness | None = None,
         feed_every_token: bool = False,
     ) -> PlanInputs:
-        ids, prefix = tokens.values, _prefix(condition)
-        fed = ids if feed_every_token else ids[:, :-1]
+        values, prefix = tokens.values, _prefix(condition)
+        fed = values if feed_every_token else values[:, :-1]
         embeddings = self.dropout(torch.cat([prefix, self.embed_tokens(fed, tokenizer).to(prefix.dtype)], dim=1))
         return PlanInputs(
             embeddings=embeddings,
             positions=self.positions(tokens.layout, condition, embeddings.shape[1]),
             rule=AttentionRule.causal(embeddings.shape[1], condition.key_mask(embeddings.shape[1])),
-            predicting=torch.arange(tokens.layout.length, device=ids.device) + condition.prefix_length - 1,
-            targets=ids,
+            predicting=torch.arange(tokens.layout.length, device=values.device) + condition.prefix_length - 1,
+            targets=values,
         )
 
-    def embed_tokens(self, ids: torch.Tensor, tokenizer: VisualTokenizer | None = None, first: int = 0) -> torch.Tensor:
-        """Slots of the tokens `first, first + 1, …` of a picture: `(batch, tokens)` ids to `(batch, tokens, hidden)`."""
-        slots = self.token_embedding(ids)
+    def embed_tokens(
+        self, values: torch.Tensor, tokenizer: VisualTokenizer | None = None, first: int = 0
+    ) -> torch.Tensor:
+        """Slots of the tokens `first, first + 1, …` of a picture: `(batch, tokens[, …])` to `(batch, tokens, hidden)`."""
+        if values.is_floating_point():
+            values = values.to(self.token_embedding.weight.dtype)
+        slots = self.token_embedding(values)
         if self.code_projection is not None:
             assert tokenizer is not None
-            slots = slots + self.code_projection(tokenizer.embed(ids).to(slots.dtype))
+            slots = slots + self.code_projection(tokenizer.embed(values).to(slots.dtype))
         if len(self.coordinate_embeddings):
-            coordinates = self.layout.coordinates(ids.device)[first : first + ids.shape[1]]
+            coordinates = self.layout.coordinates(values.device)[first : first + values.shape[1]]
             for axis, table in enumerate(self.coordinate_embeddings):
                 slots = slots + table(coordinates[:, axis])
         return slots
 
-    def steps(self, layout: TokenLayout, prefix_length: int) -> Sequence[PlanStep]:
-        first = PlanStep(0, slice(0, prefix_length), slice(0, 1), 1)
+    def steps(self, layout: TokenLayout, prefix_length: int, **options: Any) -> Sequence[PlanStep]:
+        first = PlanStep(0, slice(0, prefix_length), slice(0, 1), predicting=1, num_placed=1)
         return [first] + [
-            PlanStep(n, slice(prefix_length + n - 1, prefix_length + n), slice(n, n + 1), 1)
+            PlanStep(
+                n,
+                slice(prefix_length + n - 1, prefix_length + n),
+                slice(n, n + 1),
+                predicting=1,
+                num_placed=n + 1,
+            )
             for n in range(1, layout.length)
         ]
 
@@ -129,16 +140,16 @@ class RasterPlan(PredictionPlan):
     ) -> torch.Tensor:
         if step.index == 0:
             return _prefix(condition)
-        last = step.tokens.start - 1
-        previous = self.embed_tokens(canvas.ids[:, last : last + 1], tokenizer, first=last)
-        return previous.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
+        last = step.index - 1
+        previous = self.embed_tokens(canvas.read(slice(last, last + 1)), tokenizer, first=last)
+        return previous.repeat(condition.num_rows // canvas.batch_size, 1, 1)
 
-    def preview(self, canvas: Canvas, num_tokens: int, tokenizer: VisualTokenizer) -> torch.Tensor:
+    def preview(self, canvas: Canvas, step: PlanStep, tokenizer: VisualTokenizer) -> torch.Tensor:
         """The canvas so far, mid-grey where no token has been placed; grids of rows and columns only."""
         if canvas.layout.num_dimensions != 2:
-            return super().preview(canvas, num_tokens, tokenizer)
+            return super().preview(canvas, step, tokenizer)
         pixels = self.decode(canvas, tokenizer)
-        placed = torch.arange(canvas.layout.length, device=pixels.device) < num_tokens
+        placed = torch.arange(canvas.layout.length, device=pixels.device) < step.num_placed
         placed = placed.view(1, 1, *canvas.layout.final).to(pixels.dtype)
         return pixels * nn.functional.interpolate(placed, size=pixels.shape[-2:], mode="nearest")
 

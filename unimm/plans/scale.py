@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -11,10 +11,12 @@ from torch import nn
 from ..conditions.base import Condition
 from ..configuration import UniMMConfig
 from ..errors import ConfigError, LayoutError
-from ..tokens import TokenLayout, VisualTokens
-from .base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
+from ..tokens import TokenKind, TokenLayout, VisualTokens
+from .base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
 
 if TYPE_CHECKING:
+    from ..generation.randomness import Randomness
+    from ..heads.base import HeadSample
     from ..tokenizers.base import VisualTokenizer
 
 
@@ -34,7 +36,7 @@ class ScalePlanConfig(UniMMConfig):
     def condition_form(self) -> str:
         return "vector"
 
-    def build(self, hidden_size: int, layout: TokenLayout, codebook_size: int, latent_channels: int) -> ScalePlan:
+    def build(self, hidden_size: int, layout: TokenLayout, kind: TokenKind) -> ScalePlan:
         if layout.num_levels < 2:
             raise LayoutError(
                 f"the scale plan predicts a pyramid of levels, the tokenizer gives one level ({layout}): use the raster "
@@ -44,7 +46,7 @@ class ScalePlanConfig(UniMMConfig):
             raise ConfigError(
                 f"level_weights has {len(self.level_weights)} entries for the {layout.num_levels} levels of {layout}"
             )
-        return ScalePlan(self, hidden_size, layout, latent_channels)
+        return ScalePlan(self, hidden_size, layout, kind)
 
 
 class ScalePlan(PredictionPlan):
@@ -56,20 +58,23 @@ class ScalePlan(PredictionPlan):
 
     starts_from_reconstruction = True
 
-    def __init__(self, config: ScalePlanConfig, hidden_size: int, layout: TokenLayout, latent_channels: int):
+    def __init__(self, config: ScalePlanConfig, hidden_size: int, layout: TokenLayout, kind: TokenKind):
         super().__init__()
         self.layout = layout
+        self.kind = kind
         self.level_weights = config.level_weights
         self.start_embedding = nn.Embedding(layout.level_lengths[0], hidden_size)
         self.position_embedding = nn.Embedding(layout.length, hidden_size)
         self.level_embedding = nn.Embedding(layout.num_levels, hidden_size)
-        self.input_projection = nn.Linear(latent_channels, hidden_size)
+        self.input_projection = nn.Linear(kind.channels, hidden_size)
 
     def training_inputs(
         self,
         tokens: VisualTokens,
         condition: Condition,
         tokenizer: VisualTokenizer | None = None,
+        *,
+        randomness: Randomness | None = None,
         feed_every_token: bool = False,
     ) -> PlanInputs:
         if tokens.layout != self.layout:
@@ -91,11 +96,21 @@ class ScalePlan(PredictionPlan):
             predicting=torch.arange(self.layout.length, device=device),
             targets=tokens.values,
             loss_weights=weights,
+            groups=tuple(
+                TokenGroup(self.layout.level_slice(level), shape) for level, shape in enumerate(self.layout.levels)
+            ),
         )
 
-    def steps(self, layout: TokenLayout, prefix_length: int) -> Sequence[PlanStep]:
+    def steps(self, layout: TokenLayout, prefix_length: int, **options: Any) -> Sequence[PlanStep]:
         return [
-            PlanStep(level, layout.level_slice(level), layout.level_slice(level), layout.level_lengths[level])
+            PlanStep(
+                level,
+                layout.level_slice(level),
+                layout.level_slice(level),
+                predicting=layout.level_lengths[level],
+                num_placed=layout.offsets[level + 1],
+                level=level,
+            )
             for level in range(layout.num_levels)
         ]
 
@@ -110,8 +125,16 @@ class ScalePlan(PredictionPlan):
             position_ids=torch.arange(layout.length, device=device)[None],
         )
 
+    def groups(self, layout: TokenLayout, step: PlanStep) -> tuple[TokenGroup, ...]:
+        return (TokenGroup(slice(0, layout.level_lengths[step.level]), layout.levels[step.level]),)
+
     def start(
-        self, layout: TokenLayout, batch_size: int, device: torch.device, tokenizer: VisualTokenizer | None = None
+        self,
+        layout: TokenLayout,
+        batch_size: int,
+        device: torch.device,
+        tokenizer: VisualTokenizer | None = None,
+        randomness: Randomness | None = None,
     ) -> Canvas:
         assert tokenizer is not None
         canvas = super().start(layout, batch_size, device)
@@ -126,30 +149,30 @@ class ScalePlan(PredictionPlan):
             return self._first_level(condition) + tables
         assert tokenizer is not None
         assert canvas.state is not None
-        resized = tokenizer.resize_canvas(canvas.state, canvas.layout.levels[step.index])
+        resized = tokenizer.resize_canvas(canvas.state, canvas.layout.levels[step.level])
         slots = self.input_projection(resized.to(self.input_projection.weight.dtype)) + tables
-        return slots.repeat(condition.num_rows // canvas.ids.shape[0], 1, 1)
+        return slots.repeat(condition.num_rows // canvas.batch_size, 1, 1)
 
     def place(
         self,
         canvas: Canvas,
         step: PlanStep,
-        ids: torch.Tensor,
+        sample: HeadSample,
         tokenizer: VisualTokenizer | None = None,
-        embeddings: torch.Tensor | None = None,
+        hidden_states: torch.Tensor | None = None,
     ) -> None:
         assert tokenizer is not None
         assert canvas.state is not None
-        super().place(canvas, step, ids)
-        codes = tokenizer.embed(ids) if embeddings is None else embeddings
-        canvas.state = tokenizer.accumulate(canvas.state, codes, step.index, canvas.layout)
+        super().place(canvas, step, sample)
+        codes = tokenizer.embed(sample.values) if sample.embeddings is None else sample.embeddings
+        canvas.state = tokenizer.accumulate(canvas.state, codes, step.level, canvas.layout)
 
     def decode(self, canvas: Canvas, tokenizer: VisualTokenizer) -> torch.Tensor:
         # The running reconstruction also holds what soft codes were mixed of.
         assert canvas.state is not None
         return tokenizer.decode_canvas(canvas.state)
 
-    def preview(self, canvas: Canvas, num_tokens: int, tokenizer: VisualTokenizer) -> torch.Tensor:
+    def preview(self, canvas: Canvas, step: PlanStep, tokenizer: VisualTokenizer) -> torch.Tensor:
         """The running reconstruction, coarse to fine."""
         return self.decode(canvas, tokenizer)
 

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from ..errors import ConfigError, LayoutError
 from ..hub.mixins import HubModelMixin
-from ..tokens import TokenLayout, VisualTokens
+from ..tokens import TokenKind, TokenLayout, VisualTokens
 
 
 @dataclass
@@ -56,6 +56,11 @@ class VisualTokenizer(HubModelMixin, PreTrainedModel):
     @abstractmethod
     def latent_channels(self) -> int:
         """Channels of a token's latent vector."""
+
+    @property
+    def token_kind(self) -> TokenKind:
+        """What one token is."""
+        return TokenKind(self.latent_channels, self.codebook_size)
 
     @property
     @abstractmethod
