@@ -4,15 +4,19 @@ import importlib.util
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForMultimodalLM
 
+from unimm.conversion.checkpoints import export
 from unimm.data.shapes import shapes_dataset
+from unimm.systems import get_system
 from unimm.training.stages import run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +88,27 @@ def test_a_reference_checkpoint_is_converted_verified_loaded_and_exported(call, 
     assert said.count("ok  ") > 5
     assert re.search(r"exported.safetensors: [1-9]\d* tensors equal bit for bit", said)
     assert AutoModel.from_pretrained(tmp_path / "model").num_parameters() > 0
+
+
+def test_numbers_that_are_not_reproduced_end_the_script_with_an_error(call, tmp_path):
+    case = shutil.copytree(ROOT / "tests" / "parity" / "llamagen" / "c2i", tmp_path / "case")
+    tensors = load_file(case / "io.safetensors")
+    name = next(name for name, tensor in tensors.items() if name.startswith("out.") and tensor.is_floating_point())
+    save_file({**tensors, name: tensors[name] + 1}, case / "io.safetensors")
+    said = call("convert_and_verify", "llamagen", case, "--out", tmp_path / "out", code=1)
+    assert said.count("WRONG") == 1
+    assert f"WRONG {name.removeprefix('out.')}: error" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_released_generator_and_its_tokenizer_come_back_as_two_files(call, tmp_path):
+    system = get_system("llamagen")
+    for preset in ("c2i-B-256", "vq-16"):
+        export(system, AutoModel.from_config(system.preset(preset).config()), tmp_path / f"{preset}.safetensors")
+    words = ["--tokenizer", tmp_path / "vq-16.safetensors", "--out", tmp_path / "out"]
+    said = call("convert_and_verify", "llamagen", tmp_path / "c2i-B-256.safetensors", *words)
+    assert len(re.findall(r"[1-9]\d* tensors equal bit for bit", said)) == 2
 
 
 def folder_of_pictures(folder, with_captions):
