@@ -1,6 +1,6 @@
 """Your own pictures: trains a visual tokenizer and a model on an image folder, then draws.
 
-    python examples/train_on_your_folder.py my/pictures [--out out/my-pictures] [--steps 3000]
+    python examples/train_on_your_folder.py my/pictures [--out out/my-pictures] [--steps 2000]
 
 With captions (`metadata.jsonl` with `file_name` and `text`) it trains a unified model that draws from captions; with one
 folder per class (`cat/1.png`, `dog/2.jpg`, …) a class-conditional one. Recipes: recipes/image_folder/. Started again after
