@@ -6,8 +6,10 @@ import ast
 import contextlib
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -112,10 +114,12 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(path, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     if prepare := PREPARATIONS.get(name_of(path)):
         prepare(tmp_path)
-    names: dict[str, object] = {"__name__": "__page__"}
+    # A module, because config classes look their annotations up in the module that they are from.
+    page = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", page)
     for block in blocks_of(path.read_text()):
         if block.kind == "python":
-            run_block(block, name_of(path), names)
+            run_block(block, name_of(path), vars(page))
     printed = capsys.readouterr().out
     for expected in SAYS.get(name_of(path), ()):
         assert expected in printed
