@@ -17,7 +17,7 @@ from ..errors import ImageError
 #: Largest picture that is decoded by default, in pixels; PIL warns of a decompression bomb from here on.
 MAX_PIXELS = 89_478_485
 
-ImageSource = bytes | str | os.PathLike | Image.Image
+ImageSource = bytes | bytearray | memoryview | str | os.PathLike | Image.Image
 
 
 def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
