@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from sklearn.cluster import KMeans
 from sklearn.datasets import load_sample_image
 from transformers import LogitsProcessorList
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -50,6 +49,9 @@ STYLE = {
     "savefig.facecolor": "white",
 }
 BLUE, ORANGE, GREEN, GREY = "#3b6ea8", "#d9822b", "#4c9a5b", "#c9ced6"
+#: Codes of the tokenizers' picture are all colours with these values per channel: fixed, so that no other processor's
+#: rounding leads a search for better ones elsewhere.
+STEPS = torch.tensor([-0.8, -0.25, 0.0, 0.25, 0.8])
 #: Layouts small enough to be read; a plan is drawn on the first one that it takes.
 LAYOUTS = (
     unimm.TokenLayout.grid(4),
@@ -65,7 +67,11 @@ def draw_tokenizers() -> Figure:
     photograph = load_sample_image("china.jpg")[:384, 128:512]
     pixels = _pixels(photograph, layout.final)
     config = MultiScaleVQTokenizerConfig(
-        code_channels=3, codebook_size=64, num_refinements=0, upsample_mode="bilinear", levels=[1, 2, 4, 8, 16, 32]
+        code_channels=3,
+        codebook_size=len(STEPS) ** 3,
+        num_refinements=0,
+        upsample_mode="bilinear",
+        levels=[1, 2, 4, 8, 16, 32],
     )
     quantizer = ResidualPyramidQuantizer(
         config,
@@ -76,7 +82,7 @@ def draw_tokenizers() -> Figure:
         downsample_mode="area",
     )
     with torch.no_grad():
-        quantizer.codebook.weight.copy_(_residual_colours(pixels, layout, config.codebook_size))
+        quantizer.codebook.weight.copy_(torch.cartesian_prod(*[STEPS] * 3))
         ids = quantizer.encode(pixels, layout)
         running = list(quantizer.running(ids, layout))
     figure, axes = plt.subplots(2, layout.num_levels + 1, figsize=(11, 3.5), layout="constrained")
@@ -98,20 +104,6 @@ def draw_tokenizers() -> Figure:
 def _pixels(photograph: np.ndarray, size: tuple[int, ...]) -> torch.Tensor:
     whole = torch.from_numpy(photograph.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     return resize(whole, size, "area")
-
-
-def _residual_colours(pixels: torch.Tensor, layout: unimm.TokenLayout, number: int) -> torch.Tensor:
-    """Codes that suit the residuals of all levels: cluster centres of what is left where nothing is quantized away."""
-    rest, found = pixels, []
-    for size in layout.levels:
-        vectors = resize(rest, size, "area")
-        found.append(vectors.flatten(2)[0].T)
-        rest = rest - resize(vectors, layout.final, "bilinear")
-    # Few tokens of the coarse levels speak of the whole picture: they count as much as the fine level's many.
-    weights = np.concatenate([np.full(len(vectors), 1 / len(vectors)) for vectors in found])
-    samples = torch.cat(found).numpy()
-    centres = KMeans(number - 1, n_init=1, random_state=0).fit(samples, sample_weight=weights).cluster_centers_
-    return torch.cat([torch.zeros(1, 3), torch.from_numpy(centres).float()])
 
 
 def _picture(axis: Axes, pixels: torch.Tensor, title: str) -> None:
