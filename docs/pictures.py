@@ -20,7 +20,6 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from sklearn.datasets import load_sample_image
-from transformers import LogitsProcessorList
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import unimm
@@ -30,13 +29,21 @@ from unimm.conditions.base import stack_conditions
 from unimm.errors import LayoutError, UniMMError
 from unimm.files import atomic_file
 from unimm.generation import token_filters
-from unimm.generation.guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, LinearGuidance, combine
+from unimm.generation.guidance import (
+    ConstantGuidance,
+    GuidanceSchedule,
+    Guide,
+    IntervalGuidance,
+    LinearGuidance,
+    Progress,
+)
 from unimm.generation.randomness import GeneratorRandomness
-from unimm.heads import CategoricalHead, CategoricalHeadConfig
+from unimm.heads import CategoricalHead, CategoricalHeadConfig, HeadContext, TokenSampling
 from unimm.models import word_tokenizer
 from unimm.plans import PredictionPlan
 from unimm.tokenizers import MultiScaleVQTokenizerConfig
 from unimm.tokenizers.quantizers import ResidualPyramidQuantizer, resize
+from unimm.tokens import TokenKind, put_tokens
 
 FOLDER = Path(__file__).resolve().parent / "axes"
 STYLE = {
@@ -125,7 +132,7 @@ def small_plan(config: Any, hidden_size: int = 8) -> tuple[PredictionPlan, unimm
     """
     for layout in LAYOUTS:
         try:
-            return config.build(hidden_size, layout, 16, 4), layout
+            return config.build(hidden_size, layout, TokenKind(4, 16)), layout
         except LayoutError:
             continue
     raise UniMMError(f"{type(config).__name__} takes none of the layouts {', '.join(map(str, LAYOUTS))}: add one here")
@@ -143,16 +150,25 @@ def draw_plans() -> Figure:
         hidden = torch.zeros(1, 8)
         condition = Condition(vector=hidden) if config.condition_form == "vector" else Condition(prefix=hidden[:, None])
         steps = plan.steps(layout, condition.prefix_length)
-        order = torch.full((layout.length,), -1)
+        generator = torch.Generator().manual_seed(0)
+        canvas = plan.start(layout, 1, hidden.device, _StubTokenizer(), GeneratorRandomness(generator))
+        order = torch.full((1, layout.length), -1)
         for step in steps:
-            order[step.tokens] = step.index
+            put_tokens(order, plan.places(canvas, step), torch.tensor(step.index))
         row.suptitle(
             f"{name}: {layout.length} tokens of {layout} in {len(steps)} steps", x=0.02, ha="left", fontsize=10
         )
         grids, mask = row.subfigures(1, 2, width_ratios=(3, 2))
-        _draw_order(grids, order, layout, len(steps))
+        _draw_order(grids, order[0], layout, len(steps))
         _draw_mask(mask.subplots(), plan.rule(layout, condition).dense()[0], [step.slots for step in steps])
     return figure
+
+
+class _StubTokenizer:
+    """Stands in where a plan starts its canvas from a reconstruction: the order of its steps depends on none."""
+
+    def initial_canvas(self, batch_size: int, layout: unimm.TokenLayout, device: torch.device) -> torch.Tensor:
+        return torch.zeros(batch_size, 4, *layout.final, device=device)
 
 
 def _draw_order(figure: Any, order: torch.Tensor, layout: unimm.TokenLayout, num_steps: int) -> None:
@@ -235,7 +251,7 @@ def _box(axis: Axes, left: float, middle: float, text: str, colour: str, width: 
 def draw_heads() -> Figure:
     """A categorical head: its distribution, guided, and draws beside `log_prob`."""
     generator = torch.Generator().manual_seed(3)
-    head = CategoricalHead(CategoricalHeadConfig(), 8, 12)
+    head = CategoricalHead(CategoricalHeadConfig(), 8, TokenKind(codebook_size=12))
     with torch.no_grad():
         head.proj.weight.copy_(torch.randn(12, 8, generator=generator) * 0.55)
     hidden = torch.randn(2, 1, 8, generator=generator)
@@ -246,17 +262,17 @@ def draw_heads() -> Figure:
     axes[0].bar(ids + 0.2, logits[1, 0].softmax(-1).detach().numpy(), 0.4, color=GREY, label="without")
     axes[0].set(title="softmax of the hidden state", xlabel="id", ylabel="probability")
     for scale, colour in ((1.0, GREY), (2.0, BLUE), (4.0, ORANGE)):
-        guided = combine(logits, scale)[0, 0].softmax(-1).detach().numpy()
+        guided = Guide(scale, 2)(logits)[0, 0].softmax(-1).detach().numpy()
         axes[1].plot(ids, guided, marker="o", markersize=3, color=colour, label=f"scale {scale:g}")
     axes[1].set(title="guided", xlabel="id")
     number = 4000
     with torch.no_grad():
         sample = head.sample(
             hidden[:1].expand(1, number, 8),
-            None,
-            guide=lambda rows: rows,
-            randomness=GeneratorRandomness(torch.Generator().manual_seed(0)),
-            processors=LogitsProcessorList(),
+            HeadContext(),
+            Guide(),
+            GeneratorRandomness(torch.Generator().manual_seed(0)),
+            TokenSampling(),
         )
         expected = head.log_prob(hidden[:1].expand(1, 12, 8), torch.arange(12)[None])[0].exp().numpy()
     share = torch.bincount(sample.ids[0], minlength=12).numpy() / number
@@ -317,7 +333,7 @@ def draw_decoding() -> Figure:
     }
     figure, axes = plt.subplots(1, 3, figsize=(11, 2.9), layout="constrained")
     for (name, schedule), colour in zip(schedules.items(), (BLUE, ORANGE, GREEN), strict=True):
-        scales = [schedule.scale(step, num_steps) for step in range(num_steps)]
+        scales = schedule.scales(Progress.plain(num_steps))
         axes[0].plot(steps, scales, drawstyle="steps-mid", marker="o", markersize=3, color=colour, label=name)
     axes[0].set(title="guidance scale of every step", xlabel="step", xticks=steps, ylim=(0.5, 5.5))
     logits = torch.tensor([[3.2, 2.6, 2.4, 1.5, 1.2, 0.9, 0.1, 0.0, -0.4, -1.0, -1.5, -2.0]])

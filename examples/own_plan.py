@@ -22,12 +22,12 @@ from sklearn.svm import SVC
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from unimm import TokenLayout, UniMMImageGenerationConfig, VisualTokens
+from unimm import TokenKind, TokenLayout, UniMMImageGenerationConfig, VisualTokens
 from unimm.conditions.base import Condition
 from unimm.configuration import UniMMConfig
 from unimm.data.transforms import save_grid
 from unimm.errors import LayoutError
-from unimm.plans.base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
+from unimm.plans import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
 
 
 class RowsPlanConfig(UniMMConfig):
@@ -37,20 +37,20 @@ class RowsPlanConfig(UniMMConfig):
     condition_form: ClassVar[str] = "prefix"
     needs_tokenizer: ClassVar[bool] = False
 
-    def build(self, hidden_size: int, layout: TokenLayout, codebook_size: int, latent_channels: int) -> RowsPlan:
+    def build(self, hidden_size: int, layout: TokenLayout, kind: TokenKind) -> RowsPlan:
         if layout.num_levels != 1 or layout.num_dimensions != 2:
             raise LayoutError(f"the rows plan draws the rows of one grid, the tokenizer gives {layout}")
-        return RowsPlan(hidden_size, layout, codebook_size)
+        return RowsPlan(hidden_size, layout, kind)
 
 
 class RowsPlan(PredictionPlan):
     """Slots are the prefix, then one per cell; a cell sees the prefix, all earlier rows and its own row."""
 
-    def __init__(self, hidden_size: int, layout: TokenLayout, codebook_size: int):
+    def __init__(self, hidden_size: int, layout: TokenLayout, kind: TokenKind):
         super().__init__()
-        self.width = layout.final[1]
+        self.layout, self.kind, self.width = layout, kind, layout.final[1]
         self.cell_embedding = nn.Embedding(layout.length, hidden_size)
-        self.token_embedding = nn.Embedding(codebook_size, hidden_size)
+        self.token_embedding = nn.Embedding(kind.codebook_size, hidden_size)
 
     def cells(self, ids: torch.Tensor, where: slice) -> torch.Tensor:
         """Where the cell is, plus the token above it (nothing above the first row): `(batch, cells, hidden)`."""
@@ -58,7 +58,7 @@ class RowsPlan(PredictionPlan):
         above = self.token_embedding(ids[:, max(where.start - self.width, 0) : where.stop - self.width])
         return places + F.pad(above, (0, 0, len(places) - above.shape[1], 0))
 
-    def training_inputs(self, tokens: VisualTokens, condition: Condition, tokenizer=None, feed_every_token=False):
+    def training_inputs(self, tokens: VisualTokens, condition: Condition, tokenizer=None, **options) -> PlanInputs:
         layout, ids = tokens.layout, tokens.values
         return PlanInputs(
             embeddings=torch.cat([condition.prefix, self.cells(ids, slice(0, layout.length))], dim=1),
@@ -68,11 +68,11 @@ class RowsPlan(PredictionPlan):
             targets=ids,
         )
 
-    def steps(self, layout: TokenLayout, prefix_length: int) -> Sequence[PlanStep]:
+    def steps(self, layout: TokenLayout, prefix_length: int, **options) -> Sequence[PlanStep]:
         rows = [slice(first, first + self.width) for first in range(0, layout.length, self.width)]
         starts = [0, *(prefix_length + row.start for row in rows[1:])]
         return [
-            PlanStep(index, slice(start, prefix_length + row.stop), row, num_predicting=self.width)
+            PlanStep(index, slice(start, prefix_length + row.stop), row, predicting=self.width, num_placed=row.stop)
             for index, (start, row) in enumerate(zip(starts, rows, strict=True))
         ]
 
@@ -90,7 +90,7 @@ class RowsPlan(PredictionPlan):
         )
 
     def slots(self, canvas: Canvas, step: PlanStep, condition: Condition, tokenizer=None) -> torch.Tensor:
-        cells = self.cells(canvas.ids, step.tokens).repeat(condition.num_rows // len(canvas.ids), 1, 1)
+        cells = self.cells(canvas.values, step.tokens).repeat(condition.num_rows // canvas.batch_size, 1, 1)
         return cells if step.index else torch.cat([condition.prefix, cells], dim=1)
 
 

@@ -151,8 +151,10 @@ class TokenKind:
             LayoutError: latents for ids or the other way round, or another number of channels or codes.
             CodebookError: ids outside of the codebook.
         """
-        shape = "(batch, tokens)" if self.is_discrete and self.num_codes == 1 else (
-            f"(batch, tokens, {self.num_codes if self.is_discrete else self.channels})"
+        shape = (
+            "(batch, tokens)"
+            if self.is_discrete and self.num_codes == 1
+            else (f"(batch, tokens, {self.num_codes if self.is_discrete else self.channels})")
         )
         expected = self.blank(0, 0)
         fits = values.is_floating_point() != self.is_discrete and values.dim() == expected.dim()

@@ -59,7 +59,7 @@ def test_the_page_on_plans_speaks_of_every_registered_plan():
 
 def test_a_plan_that_fits_no_layout_is_named():
     class Picky:
-        def build(self, hidden_size, layout, codebook_size, latent_channels):
+        def build(self, hidden_size, layout, kind):
             raise LayoutError("none will do")
 
     with pytest.raises(UniMMError, match="Picky takes none of the layouts 4x4"):

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 
 from unimm.errors import ConfigError, UniMMError
 from unimm.generation import (
-    ConstantGuidance,
     GeneratorRandomness,
     IntervalGuidance,
     LinearGuidance,

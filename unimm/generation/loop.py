@@ -117,7 +117,9 @@ def generate_tokens(
     steps = plan.steps(layout, condition.prefix_length, **(plan_options or {}))
     progress = progress_of(steps, layout)
     scales = guidance.scales(progress)
-    last_guided = -1 if unconditional is None else max((n for n, scale in enumerate(scales) if scale != 1.0), default=-1)
+    last_guided = (
+        -1 if unconditional is None else max((n for n, scale in enumerate(scales) if scale != 1.0), default=-1)
+    )
     if last_guided >= 0:
         assert unconditional is not None
         condition = stack_conditions([condition, unconditional])

@@ -62,9 +62,7 @@ class AttentionRule:
 
     def repeat(self, times: int) -> AttentionRule:
         """The rule for a batch stacked `times` times."""
-        return AttentionRule(
-            self.blocks, None if self.key_mask is None else self.key_mask.repeat(times, 1), self.opens
-        )
+        return AttentionRule(self.blocks, None if self.key_mask is None else self.key_mask.repeat(times, 1), self.opens)
 
     def table(self, device: torch.device) -> torch.Tensor:
         """Block of every slot on `device`, `(slots,)`."""

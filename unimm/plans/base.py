@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..heads.base import Denoise, HeadSample
     from ..tokenizers.base import VisualTokenizer
 
+
 @dataclass(frozen=True)
 class SlotPositions:
     """Where slots stand, for whatever positional encoding a backbone has.
@@ -196,9 +197,7 @@ class PredictionPlan(nn.Module, ABC):
             LayoutError: the tokens' layout does not suit the plan.
         """
 
-    def training_passes(
-        self, *args: Any, **kwargs: Any
-    ) -> Generator[PlanInputs, torch.Tensor, None]:
+    def training_passes(self, *args: Any, **kwargs: Any) -> Generator[PlanInputs, torch.Tensor, None]:
         """The teacher-forced passes of one training step; arguments as `training_inputs`.
 
         Most plans have one. A plan with several gets the hidden states of a pass's targets, `(batch, targets, hidden)`,

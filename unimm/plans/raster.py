@@ -10,7 +10,7 @@ from torch import nn
 
 from ..conditions.base import Condition
 from ..configuration import UniMMConfig
-from ..errors import ConfigError, LayoutError
+from ..errors import LayoutError
 from ..tokens import TokenKind, TokenLayout, VisualTokens
 from .base import AttentionRule, Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions
 from .embeddings import token_embedding
