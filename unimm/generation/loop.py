@@ -161,7 +161,9 @@ def generate_tokens(
             sample = _replace(sample, known, kept[places], tokenizer)
         if edit is not None:
             seen = canvas.values[:, : places.start] if isinstance(places, slice) else canvas.values
-            state = {"ids": sample.values, "logits": sample.logits, "canvas": seen}
+            state = {"ids": sample.values, "canvas": seen}
+            if sample.logits is not None:
+                state["logits"] = sample.logits
             edited = edit(step, state)
             changed = edited != sample.values
             sample = _replace(sample, edited, changed.flatten(2).any(-1) if changed.dim() > 2 else changed, tokenizer)

@@ -226,6 +226,8 @@ class ImageGenerationMixin(GenerationMixin):
 
     def _call_back(self, options: ImageOptions, step: PlanStep, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The ids to place, after `callback_on_step_end` has seen the step."""
+        if "logits" in options.callback_on_step_end_tensor_inputs and "logits" not in tensors:
+            raise ConfigError("this model's tokens are continuous and have no logits for callback_on_step_end")
         given = {name: tensors[name] for name in options.callback_on_step_end_tensor_inputs}
         returned = options.callback_on_step_end(self, step.index, step.num_placed, dict(given))
         if returned is None:
@@ -244,8 +246,10 @@ class ImageGenerationMixin(GenerationMixin):
         ids = returned.get("ids", tensors["ids"])
         if ids is not tensors["ids"]:
             expected = tensors["ids"]
-            if not isinstance(ids, torch.Tensor) or ids.shape != expected.shape:
-                raise ConfigError(f"callback_on_step_end must return 'ids' of shape {tuple(expected.shape)}")
+            fits = isinstance(ids, torch.Tensor) and ids.is_floating_point() == expected.is_floating_point()
+            if not fits or ids.shape != expected.shape:
+                what = "integer ids" if self.kind.is_discrete else "latents"
+                raise ConfigError(f"callback_on_step_end must return {what} of shape {tuple(expected.shape)}")
             self.kind.check(ids)
         return ids.to(tensors["ids"])
 
