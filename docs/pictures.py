@@ -275,7 +275,7 @@ def draw_heads() -> Figure:
             TokenSampling(),
         )
         expected = head.log_prob(hidden[:1].expand(1, 12, 8), torch.arange(12)[None])[0].exp().numpy()
-    share = torch.bincount(sample.ids[0], minlength=12).numpy() / number
+    share = torch.bincount(sample.values[0], minlength=12).numpy() / number
     axes[2].bar(ids, share, color=GREEN, label=f"share of {number:,} draws of `sample`")
     axes[2].plot(ids, expected, "k_", markersize=14, label="exp of `log_prob`")
     axes[2].set(title="draws", xlabel="id")

@@ -218,8 +218,8 @@ def test_the_own_plan_learns_draws_and_comes_back_from_its_folder(own_plan, tmp_
 
 
 def test_the_own_plan_refuses_a_pyramid(own_plan):
-    from unimm import TokenLayout
+    from unimm import TokenKind, TokenLayout
     from unimm.errors import LayoutError
 
     with pytest.raises(LayoutError, match="rows of one grid"):
-        own_plan.RowsPlanConfig().build(16, TokenLayout.pyramid([1, 2]), 8, 4)
+        own_plan.RowsPlanConfig().build(16, TokenLayout.pyramid([1, 2]), TokenKind(codebook_size=8))
