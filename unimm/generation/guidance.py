@@ -44,6 +44,9 @@ class ConstantGuidance(GuidanceSchedule):
 
     value: float
 
+    def __post_init__(self) -> None:
+        _check_scales(self.value)
+
     def scale(self, step: int, num_steps: int) -> float:
         return self.value
 
@@ -58,6 +61,9 @@ class LinearGuidance(GuidanceSchedule):
     first: float
     last: float
 
+    def __post_init__(self) -> None:
+        _check_scales(self.first, self.last)
+
     def scale(self, step: int, num_steps: int) -> float:
         return self.first + (self.last - self.first) * (step / max(num_steps - 1, 1))
 
@@ -69,6 +75,13 @@ class IntervalGuidance(GuidanceSchedule):
     value: float
     start: int
     stop: int
+
+    def __post_init__(self) -> None:
+        _check_scales(self.value)
+        if not all(isinstance(step, int) for step in (self.start, self.stop)) or not 0 <= self.start <= self.stop:
+            raise ConfigError(
+                f"an interval needs whole steps with 0 <= start <= stop, given start={self.start!r} and stop={self.stop!r}"
+            )
 
     def scale(self, step: int, num_steps: int) -> float:
         return self.value if self.start <= step <= self.stop else 1.0
@@ -99,9 +112,19 @@ def as_schedule(guidance: float | GuidanceSchedule | Mapping[str, Any]) -> Guida
             return SCHEDULES[kind](**fields)
         except TypeError as error:
             raise ConfigError(f"a guidance schedule of type '{kind}' cannot be made of {fields}: {error}") from error
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance):
+    if not _is_scale(guidance):
         raise ConfigError(f"guidance_scale must be a finite number or a GuidanceSchedule, given {guidance!r}")
     return ConstantGuidance(float(guidance))
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_scales(*scales: Any) -> None:
+    for scale in scales:
+        if not _is_scale(scale):
+            raise ConfigError(f"a scale of guidance must be a finite number, given {scale!r}")
 
 
 def combine(predictions: torch.Tensor, scale: float) -> torch.Tensor:

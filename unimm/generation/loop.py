@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from transformers import LogitsProcessorList
 
+from ..checks import described
 from ..conditions.base import Condition, stack_conditions
 from ..errors import LayoutError
 from ..heads.base import PredictionHead
 from ..plans.base import Canvas, PlanStep, PredictionPlan
-from ..tokens import TokenLayout, VisualTokens
+from ..tokens import TokenLayout, VisualTokens, check_ids
 from .caches import make_cache
 from .filters import SoftCodes
 from .guidance import GuidanceSchedule, combine
@@ -39,6 +40,29 @@ class Inpainting:
     tokens: VisualTokens
     mask: torch.Tensor
     always_keep: int = 3
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, VisualTokens) or not isinstance(self.mask, torch.Tensor):
+            raise LayoutError(
+                "in-painting needs the given picture's VisualTokens and a mask (height, width), given "
+                f"{described(self.tokens)} and {described(self.mask)}"
+            )
+
+    def check(self, layout: TokenLayout, codebook_size: int, batch_size: int) -> None:
+        """Refuses tokens that a drawing cannot keep. Waits for the device.
+
+        Raises:
+            LayoutError: tokens or a mask of another layout, or another number of pictures.
+            CodebookError: ids outside of the codebook.
+        """
+        self.keep(layout)
+        assert self.tokens.ids is not None
+        if self.tokens.batch_size not in (1, batch_size):
+            raise LayoutError(
+                f"in-painting has {self.tokens.batch_size} given pictures for {batch_size} to draw: give one for all, or one "
+                "for each"
+            )
+        check_ids(self.tokens.ids, codebook_size)
 
     def keep(self, layout: TokenLayout) -> torch.Tensor:
         """Which tokens of `layout` are kept, `(length,)` bool.
