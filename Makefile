@@ -62,8 +62,9 @@ bench: $(STAMP) ## every benchmark, one after the other
 	@test -n '$(BENCHMARKS)' || { echo 'no script in benchmarks/' >&2; exit 1; }
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python "$$script"; done
 
-docs: $(STAMP) ## the tables of systems in docs/systems.md and README.md, from the systems themselves
+docs: $(STAMP) ## the tables of systems and the pictures of docs/axes, from the package itself
 	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/pictures.py
 
 clean: ## caches and build products
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -407,7 +407,7 @@ RED = Image.new("RGB", (8, 8), "red")
         ({"text": "a <|image|> <|visual|>", "images": RED}, LayoutError, r"17 placeholders for 1 pictures of 16"),
         ({"text": "a <|image|>", "images": np.zeros((8, 8, 5), "uint8")}, ImageError, r"1, 3 or 4 channels"),
         ({"text": "a <|image|>", "images": np.zeros((0, 8, 3), "uint8")}, ImageError, r"of shape \(0, 8, 3\)"),
-        ({"text": "a <|image|>", "images": "http://localhost:1/x.png"}, ImageError, r"given as str cannot be read"),
+        ({"text": "a <|image|>", "images": "http://localhost:1/x.png"}, ImageError, r"localhost:1/x.png. cannot be read"),
     ],
 )
 def test_the_processor_refuses_what_it_cannot_make_a_batch_of(call, error, message):

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from unimm.data.images import decode_image
 from unimm.errors import ImageError
@@ -75,6 +75,24 @@ def test_sixteen_bit_grey_is_scaled_and_not_cut_off(kind):
     assert np.array_equal(np.asarray(picture)[..., 0], np.rint(values / 257).astype(np.uint8))
 
 
+def png_of(values: np.ndarray) -> bytes:
+    """A PNG of 16-bit RGB values `(height, width, 3)`, which PIL cannot write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return png_file(header, zlib.compress(rows))
+
+
+def test_sixteen_bit_colour_keeps_its_upper_eight_bits():
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, 3), dtype=np.uint16)
+    assert np.array_equal(np.asarray(decode_image(png_of(values))), values >> 8)
+
+
+def test_a_colour_profile_is_not_applied():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    assert error(decode_image(encoded(ramp(), "PNG", icc_profile=profile)), ramp()) == 0
+
+
 def test_floats_are_read_from_zero_to_one_or_to_255():
     unit = Image.fromarray(np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4))
     assert np.asarray(decode_image(encoded(unit, "TIFF")))[..., 0].max() == 255
@@ -101,6 +119,14 @@ def test_a_transparent_palette_colour_is_white():
     image.putpalette([200, 0, 0, 0, 200, 0])
     image.putpixel((1, 1), 1)
     picture = decode_image(encoded(image, "PNG", transparency=0))
+    assert picture.getpixel((0, 0)) == (255, 255, 255)
+    assert picture.getpixel((1, 1)) == (0, 200, 0)
+
+
+def test_a_transparent_colour_of_an_rgb_picture_is_white():
+    image = Image.new("RGB", (4, 4), (200, 0, 0))
+    image.putpixel((1, 1), (0, 200, 0))
+    picture = decode_image(encoded(image, "PNG", transparency=(200, 0, 0)))
     assert picture.getpixel((0, 0)) == (255, 255, 255)
     assert picture.getpixel((1, 1)) == (0, 200, 0)
 
@@ -133,12 +159,15 @@ def test_of_an_animation_the_first_frame_counts(kind):
     assert error(decode_image(content), frames[0]) == 0
 
 
-def header_of(width: int, height: int) -> bytes:
+def png_file(header: bytes, content: bytes) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
+
+
+def header_of(width: int, height: int) -> bytes:
+    return png_file(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), zlib.compress(b"\0"))
 
 
 @pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 2**31 - 1)])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 from factories import build
@@ -117,12 +115,3 @@ def test_saving_publishes_nothing(tmp_path):
     with pytest.raises(ConfigError, match="save_pretrained publishes nothing"):
         build("vq_tokenizer").save_pretrained(tmp_path / "model", push_to_hub=True)
     assert not (tmp_path / "model").exists()
-
-
-def test_the_python_of_the_docs_runs(capsys):
-    text = (Path(__file__).resolve().parents[2] / "docs" / "hub.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "docs/hub.md", "exec"), {})
-    assert "Nothing was sent" in capsys.readouterr().out

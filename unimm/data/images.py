@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from ..errors import ImageError
 #: Largest picture that is decoded by default, in pixels; PIL warns of a decompression bomb from here on.
 MAX_PIXELS = 89_478_485
 
-ImageSource = bytes | str | os.PathLike | Image.Image
+ImageSource = bytes | bytearray | memoryview | str | os.PathLike | Image.Image
 
 
 def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Image.Image:
@@ -63,6 +64,53 @@ def decode_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS, name: str
         ) from error
 
 
+def as_picture(given: Any) -> Any:
+    """A picture as callers of a processor give it, read by the rules of `decode_image`.
+
+    Args:
+        given: a PIL picture; encoded bytes; a path, an address (`https://…` or what else fsspec opens) or a base64 text,
+            with or without `data:image/…;base64,`; an array or a tensor.
+
+    Returns:
+        An upright RGB picture of 8 bits. Arrays and tensors keep their shape, floating-point ones come back as 8 bits
+        per value; anything else comes back as it is.
+
+    Raises:
+        ImageError: as `decode_image`; or floating-point values that lie neither in [0, 1] nor in [0, 255].
+    """
+    if isinstance(given, str):
+        return _from_text(given)
+    if isinstance(given, bytes | bytearray | memoryview | os.PathLike | Image.Image):
+        return decode_image(given)
+    if hasattr(given, "is_floating_point"):
+        if not given.is_floating_point():
+            return given
+        # NumPy has no bfloat16.
+        given = given.detach().float().cpu().numpy()
+    if isinstance(given, np.ndarray) and given.size and np.issubdtype(given.dtype, np.floating):
+        return _eight_bits(given.astype(np.float64), "floats", f"a picture given as {given.dtype} {given.shape}")
+    return given
+
+
+def _from_text(given: str) -> Image.Image:
+    if "://" in given:
+        return decode_image(read_encoded({"path": given}), name=f"the picture '{given}'")
+    header, separator, content = given.partition(";base64,")
+    if not separator:
+        if os.path.exists(given) or "." in given or len(given) < 64:
+            return decode_image(given)
+        content = given
+    elif not header.startswith("data:"):
+        raise ImageError(
+            f"a picture given as '{header[:40]};base64,…' cannot be read: expected data:image/KIND;base64,…"
+        )
+    try:
+        encoded = base64.b64decode("".join(content.split()), validate=True)
+    except ValueError as error:
+        raise ImageError(f"a picture given as {len(given):,} characters is no file and no base64: {error}") from error
+    return decode_image(encoded, name="the picture in base64")
+
+
 def _to_rgb(picture: Image.Image, max_pixels: int, name: str) -> Image.Image:
     width, height = picture.size
     if width * height > max_pixels:
@@ -90,19 +138,24 @@ def _to_rgb(picture: Image.Image, max_pixels: int, name: str) -> Image.Image:
 
 
 def _from_wide_values(picture: Image.Image, name: str) -> Image.Image:
-    values = np.asarray(picture).astype(np.float64)
+    kind = "floats" if picture.mode == "F" else "integers"
+    values = _eight_bits(np.asarray(picture).astype(np.float64), kind, f"{name} of mode '{picture.mode}'")
+    return Image.fromarray(values).convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, kind: str, name: str) -> np.ndarray:
     low, high = values.min(), values.max()
     if not np.isfinite((low, high)).all():
         raise ImageError(f"{name} has values that are not finite")
-    if picture.mode == "F":
+    if kind == "floats":
         scale = 255.0 if high <= 1.0 else 1.0
         expected = "floats in [0, 1] or [0, 255]"
     else:
         scale = 255.0 / 65535.0
         expected = "integers of 16 bits"
     if low < 0 or high * scale > 255.0:
-        raise ImageError(f"{name} of mode '{picture.mode}' has values from {low:g} to {high:g}; expected {expected}")
-    return Image.fromarray(np.rint(values * scale).astype(np.uint8)).convert("RGB")
+        raise ImageError(f"{name} has values from {low:g} to {high:g}; expected {expected}")
+    return np.rint(values * scale).astype(np.uint8)
 
 
 def picture_name(image: Mapping[str, Any]) -> str:

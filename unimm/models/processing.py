@@ -16,6 +16,7 @@ from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import TextKwargs
 
 from ..checks import described
+from ..data.images import as_picture
 from ..data.transforms import to_pil
 from ..errors import ConfigError, DataError, ImageError, LayoutError, nearest
 from ..hub.mixins import HubProcessorMixin
@@ -150,7 +151,8 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
 
         Args:
             text: prompts with one `<|image|>` per picture.
-            images: pictures of all prompts, in reading order: PIL pictures, arrays, tensors, paths or addresses.
+            images: pictures of all prompts, in reading order: PIL pictures, encoded bytes, paths, addresses, base64,
+                arrays or tensors; read as `unimm.data.images.as_picture` says.
             negative_text: prompts that guidance leads away from, one for all or one per prompt; with
                 `generation_mode="image"`.
             generation_mode: `image` opens a picture at the end of every prompt.
@@ -167,6 +169,7 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
         Raises:
             LayoutError: another number of pictures than of `<|image|>` in the text, or a picture in a negative prompt.
             DataError: no text, an empty one, or something else than text.
+            ImageError: a picture that cannot be read.
             ConfigError: an unknown mode or option, or a kind of input that the model does not read.
         """
         for name, given in (("videos", videos), ("audio", audio)):
@@ -183,7 +186,7 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
             )
         kwargs |= {"return_tensors": return_tensors, "padding": padding, "add_special_tokens": False}
         texts = _as_texts(text, "text")
-        pictures = _flatten(images)
+        pictures = [as_picture(picture) for picture in _flatten(images)]
         asked = sum(one.count(IMAGE_TOKEN) for one in texts)
         if asked != len(pictures):
             raise LayoutError(f"the texts have {asked} '{IMAGE_TOKEN}' but {len(pictures)} pictures were given")
