@@ -33,6 +33,8 @@ _TRAINING = {
     "allow_extra_args": True,
     "ignore_unknown_options": True,
 }
+# What a torch.Generator takes, with room for a seed per batch.
+_LARGEST_SEED = 2**32 - 1
 _OWN = "The model's own default when not given."
 _TRAINING_HELP = "Arguments: --config RECIPE.yaml [--any_field value] [--dry_run] [--tiny] [--overwrite]."
 
@@ -77,7 +79,7 @@ def generate(
     ] = None,
     height: Annotated[int | None, typer.Option(help="Pixels; checked against the model's size.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; checked against the model's size.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of the draws.")] = 0,
     quantization: Annotated[
         Literal["int8", "nf4"] | None,
         typer.Option(help="Weights of the linear layers in 8 or 4 bits, by bitsandbytes."),
@@ -88,6 +90,7 @@ def generate(
     import torch
 
     from .data.transforms import save_grid
+    from .files import check_output
     from .pipelines import ImageGenerationPipeline
 
     if bool(prompt) == bool(label):
@@ -96,6 +99,9 @@ def generate(
         raise ConfigError("--negative_prompt goes with --prompt; it has no effect on a --label")
     if out.suffix.lower() != ".png":
         raise ConfigError(f"the grid is a PNG picture: --out must end in .png, given '{out}'")
+    if any(not one.strip() for one in prompt or ()):
+        raise ConfigError("a --prompt is empty: give at least one word")
+    check_output(out)
     loaded = _load(model, quantization)
     processor = None if hasattr(loaded, "condition") else _processor(model, loaded)
     condition: dict[str, Any] = {"labels": label} if label else {"prompt": prompt}
@@ -157,15 +163,14 @@ def evaluate(
     temperature: Annotated[float, typer.Option(help="Of the softmax.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Of the draws.")] = 0,
     options: Annotated[str, typer.Option(help="Options of the data set, as JSON.")] = "{}",
     out: Annotated[Path | None, typer.Option(help="JSON file for the record.")] = None,
 ) -> None:
     """Judge what a model draws and answers; every rate with its n and 95 % interval."""
     from .evaluation.benchmarks import run_benchmark, table_of
-    from .files import write_json
+    from .files import check_output, write_json
 
-    loaded = _load(model)
     sampling = {"guidance_scale": guidance_scale, "temperature": temperature, "top_k": top_k, "top_p": top_p}
     try:
         world = json.loads(options)
@@ -173,6 +178,11 @@ def evaluate(
         raise ConfigError(
             f'--options must be JSON such as \'{{"backgrounds": ["white"]}}\', given {options!r}'
         ) from error
+    if not isinstance(world, dict):
+        raise ConfigError(f"--options must be a JSON object of names to values, given {options!r}")
+    if out is not None:
+        check_output(out)
+    loaded = _load(model)
     processor = _processor(model, loaded)
     record = run_benchmark(benchmark, loaded, processor, num=num, seed=seed, sampling=sampling, options=world)
     console.print(table_of(record))
@@ -306,15 +316,16 @@ def info(
 ) -> None:
     """A model's parts, parameters and tokens per picture, without loading weights."""
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
+    from .models.folders import load_config
     from .systems import get_system
 
     if ":" in model and not Path(model).exists():
         system, preset = model.split(":", 1)
         config = get_system(system).preset(preset).config()
     else:
-        config = AutoConfig.from_pretrained(model)
+        config = load_config(model)
     with torch.device("meta"):
         skeleton = AutoModel.from_config(config)
     table = Table("part", "class", "parameters")

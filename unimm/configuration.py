@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -40,6 +41,35 @@ _HUGGING_FACE_KEYS = frozenset(
         "use_cache",
     }
 )
+
+
+def check_part(owner: PreTrainedConfig, name: str, what: str, fits: Callable[[Any], bool]) -> None:
+    """Refuses a nested config of another kind, such as a plan in the place of a head.
+
+    Args:
+        owner: the config that it is a part of.
+        name: the field.
+        what: what belongs there, in words.
+        fits: whether a config belongs there.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    part = getattr(owner, name)
+    if part is not None and not fits(part):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be {what}, given {getattr(part, 'model_type', part)!r}")
+
+
+def check_size(owner: PreTrainedConfig, name: str = "image_size") -> None:
+    """Refuses what is neither a side nor `(height, width)` in positive whole pixels.
+
+    Raises:
+        ConfigError: with the value.
+    """
+    value = getattr(owner, name)
+    sides = [value] if isinstance(value, int) else list(value)
+    if len(sides) != (1 if isinstance(value, int) else 2) or not all(isinstance(one, int) and one > 0 for one in sides):
+        raise ConfigError(f"{type(owner).__name__}.{name} must be a side or (height, width) above 0, given {value!r}")
 
 
 def any_config(model_type: str, *, optional: bool = False) -> SubConfigSpec:
@@ -97,10 +127,10 @@ class UniMMConfig(RemoteCodeMixin, PreTrainedConfig):
                 # Only the outermost config of a folder says where its classes are.
                 value.pop("auto_map", None)
                 model_type = value.setdefault("model_type", spec.model_type)
-                if model_type not in CONFIG_MAPPING:
+                if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
                     raise ConfigError(
                         f"{type(self).__name__}.{key}: no config of type '{model_type}' is registered"
-                        f"{nearest(model_type, [name for name in CONFIG_MAPPING if name.startswith('unimm')])}"
+                        f"{nearest(str(model_type), [name for name in CONFIG_MAPPING if name.startswith('unimm')])}"
                     )
                 setattr(self, key, value)
         super().__post_init__(**kwargs)

@@ -19,12 +19,14 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from .conditions.base import Condition, stack_conditions
+from .errors import ConfigError
 from .generation.caches import make_cache
 from .generation.guidance import Guide
 from .generation.loop import gather_states
 from .generation.randomness import GeneratorRandomness
 from .heads.base import HeadContext, TokenSampling
 from .models.loading import full_precision_modules
+from .tokenizers.base import VisualTokenizer
 from .tokens import VisualTokens
 
 PRECISIONS = ("float32", "bfloat16", "int8", "nf4")
@@ -81,9 +83,17 @@ def describe_generation(config: PreTrainedConfig, dtype: torch.dtype = torch.bfl
         config: of an image generator, a conditional model (whose prompt counts `PROMPT_LENGTH` tokens) or a visual
             tokenizer (which decodes a picture of `IMAGE_SIZE` pixels, or of its own size where it has one).
         dtype: of the activations.
+
+    Raises:
+        ConfigError: a config of something else.
     """
     with torch.device("meta"):
         model = AutoModel.from_config(config).eval()
+    if not isinstance(model, VisualTokenizer) and not hasattr(model, "plan"):
+        raise ConfigError(
+            f"a {type(model).__name__} draws no pictures: memory is told of image generators, conditional models and visual "
+            "tokenizers"
+        )
     weights = {precision: weight_bytes(model, precision) for precision in PRECISIONS}
     num_quantized = sum(layer.weight.numel() for layer in quantized_layers(model).values())
     num_parameters = sum(tensor.numel() for tensor in model.parameters())

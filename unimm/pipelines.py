@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class ImageGenerationPipeline:
         processor: of a conditional model.
 
     Raises:
-        ConfigError: a model of another class, or a conditional model without a processor.
+        ConfigError: a model of another class, a conditional model without a processor, or an image generator with one.
     """
 
     def __init__(self, model: PreTrainedModel, processor: Any = None):
@@ -85,6 +85,12 @@ class ImageGenerationPipeline:
             )
         if isinstance(model, UniMMForConditionalGeneration) and processor is None:
             raise ConfigError(f"a {type(model).__name__} reads prompts through a processor: give processor=")
+        if isinstance(model, UniMMForImageGeneration) and processor is not None:
+            raise ConfigError(
+                f"a {type(model).__name__} reads labels or prompts itself: a processor has no effect on it"
+            )
+        if processor is not None and not hasattr(processor, "apply_chat_template"):
+            raise ConfigError(f"processor must be a UniMMProcessor, given a {type(processor).__name__}")
         self.model = model
         self.processor = processor
 
@@ -157,6 +163,7 @@ class ImageGenerationPipeline:
 
         Raises:
             ConfigError: no or several kinds of input, or one that the model does not take.
+            DataError: prompts or texts without words.
         """
         is_conditional = isinstance(self.model, UniMMForConditionalGeneration)
         asked: dict[str, Any] = {"prompt": prompt, "labels": labels, "text": text}
@@ -196,24 +203,20 @@ class ImageGenerationPipeline:
                 f"this {type(self.model).__name__} draws from labels and takes no prompts: give labels; prompts are for a "
                 "UniMMForConditionalGeneration or a text condition"
             )
+        if prompt is not None:
+            _check_words(prompt, "prompt")
         condition = {"prompt": prompt} if labels is None else {"labels": labels}
         return ImagePipelineOutput(self.model.generate(**condition, **options).images)
 
     def _as_requests(self, prompts: Any, name: str) -> list[str]:
         """Prompts as messages of a user who waits for an answer."""
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        if not isinstance(prompts, list | tuple) or not prompts:
-            raise DataError(f"{name} must be a string or a list with at least one, given {prompts!r}")
-        for index, one in enumerate(prompts):
-            if not isinstance(one, str) or not one.strip():
-                raise DataError(f"{name} {index} must be a string with at least one word, given {one!r}")
         return [
             self.processor.apply_chat_template(
                 [{"role": "user", "content": [{"type": "text", "text": one}]}],
                 tokenize=False,
                 add_generation_prompt=True,
             )
-            for one in prompts
+            for one in _check_words(prompts, name)
         ]
 
     def _any_to_any(self, text: Any, images: Any, generation_mode: str | None, options: dict[str, Any]) -> list[Any]:
@@ -223,6 +226,11 @@ class ImageGenerationPipeline:
             raise ConfigError("records hold PIL pictures: leave output_type out, or give a prompt instead of text")
         if isinstance(text, list | tuple) and not text:
             raise DataError("text is empty: give at least one text or conversation")
+        for one in text if isinstance(text, list | tuple) else [text]:
+            if not isinstance(one, str | Mapping | list | tuple | None) and not hasattr(one, "messages"):
+                raise DataError(f"text must be a string, a conversation or a list of these, given {one!r}")
+        if not isinstance(options.get("generate_kwargs"), Mapping | None):
+            raise ConfigError(f"generate_kwargs must be a mapping, given {options['generate_kwargs']!r}")
         options.pop("output_type", None)
         known = set(OPTION_NAMES) | PICTURE_OPTIONS | set(vars(GenerationConfig())) | {"generation_config"}
         known -= {"max_new_tokens"}  # the pipeline's own
@@ -244,6 +252,16 @@ def _light_any_to_any(model: PreTrainedModel, processor: Any) -> Any:
 
     placed = {} if hasattr(model, "hf_device_map") else {"device": model.device}
     return LightAnyToAnyPipeline(model=model, processor=processor, task="any-to-any", **placed)
+
+
+def _check_words(prompts: Any, name: str) -> Sequence[str]:
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, list | tuple) or not prompts:
+        raise DataError(f"{name} must be a string or a list with at least one, given {prompts!r}")
+    for index, one in enumerate(prompts):
+        if not isinstance(one, str) or not one.strip():
+            raise DataError(f"{name} {index} must be a string with at least one word, given {one!r}")
+    return prompts
 
 
 def _holds_text(inputs: Any) -> bool:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import index
 
 import torch
 
-from .errors import CodebookError, LayoutError
+from .checks import check_range, described, require_ids, require_tensor
+from .errors import LayoutError
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,18 @@ class TokenLayout:
         levels: the shape of every level, coarse to fine; each shape has 1 to 3 positive sides, the same number in all.
 
     Raises:
-        LayoutError: no level, a side below 1, or levels of different dimensionality.
+        LayoutError: no level, a side below 1 or that is no integer, or levels of different dimensionality.
     """
 
     levels: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        levels = tuple(tuple(int(side) for side in level) for level in self.levels)
+        try:
+            levels = tuple(tuple(index(side) for side in level) for level in self.levels)
+        except TypeError as error:
+            raise LayoutError(
+                f"a layout is a list of levels, each a list of whole numbers such as ((16, 16),), given {self.levels!r}"
+            ) from error
         object.__setattr__(self, "levels", levels)
         if not levels:
             raise LayoutError("a layout needs at least one level, none was given")
@@ -44,8 +51,17 @@ class TokenLayout:
 
     @classmethod
     def pyramid(cls, sides: Sequence[int | tuple[int, int]]) -> TokenLayout:
-        """Grids from coarse to fine; an integer stands for a square."""
-        return cls(tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides))
+        """Grids from coarse to fine; an integer stands for a square.
+
+        Raises:
+            LayoutError: something else than a list of sides or `(height, width)`.
+        """
+        try:
+            return cls(tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides))
+        except TypeError as error:
+            raise LayoutError(
+                f"a pyramid is a list of sides or (height, width) pairs from coarse to fine, given {sides!r}"
+            ) from error
 
     @classmethod
     def sequence(cls, length: int) -> TokenLayout:
@@ -91,7 +107,13 @@ class TokenLayout:
         return self.levels[-1]
 
     def level_slice(self, level: int) -> slice:
-        """Where the tokens of `level` lie in the sequence."""
+        """Where the tokens of `level` lie in the sequence.
+
+        Raises:
+            LayoutError: there is no such level.
+        """
+        if not 0 <= level < self.num_levels:
+            raise LayoutError(f"the layout {self} has levels 0 to {self.num_levels - 1}, asked for {level}")
         return slice(self.offsets[level], self.offsets[level + 1])
 
     def level_ids(self, device: torch.device | str | None = None) -> torch.Tensor:
@@ -109,8 +131,8 @@ class TokenLayout:
 
     def first_levels(self, number: int) -> TokenLayout:
         """The layout of the first `number` levels alone."""
-        if not 1 <= number <= self.num_levels:
-            raise LayoutError(f"asked for the first {number} levels of a layout with {self.num_levels}")
+        if not isinstance(number, int) or not 1 <= number <= self.num_levels:
+            raise LayoutError(f"asked for the first {number!r} levels of a layout with {self.num_levels}")
         return TokenLayout(self.levels[:number])
 
     def __str__(self) -> str:
@@ -144,26 +166,29 @@ class TokenKind:
     def is_discrete(self) -> bool:
         return self.codebook_size is not None
 
-    def check(self, values: torch.Tensor) -> None:
-        """Refuses tokens of another kind. Synchronises with the device: for the border of the package.
+    def check(self, values: torch.Tensor, name: str = "tokens") -> None:
+        """Refuses tokens of another kind. Waits for the device: for the border of the package.
+
+        Args:
+            values: what was given.
+            name: what the message calls it.
 
         Raises:
             LayoutError: latents for ids or the other way round, or another number of channels or codes.
             CodebookError: ids outside of the codebook.
         """
-        shape = (
-            "(batch, tokens)"
-            if self.is_discrete and self.num_codes == 1
-            else (f"(batch, tokens, {self.num_codes if self.is_discrete else self.channels})")
-        )
-        expected = self.blank(0, 0)
-        fits = values.is_floating_point() != self.is_discrete and values.dim() == expected.dim()
-        if not fits or values.shape[2:] != expected.shape[2:]:
-            raise LayoutError(
-                f"this model's tokens are {self}, of shape {shape}, given {values.dtype} of shape {tuple(values.shape)}"
-            )
         if self.codebook_size is not None:
-            check_ids(values, self.codebook_size)
+            shape = "(batch, tokens)" if self.num_codes == 1 else f"(batch, tokens, {self.num_codes})"
+            ids = require_ids(values, name, shape, 2 if self.num_codes == 1 else 3)
+            if self.num_codes > 1 and ids.shape[2] != self.num_codes:
+                raise LayoutError(f"{name} must have {self.num_codes} codes per token, given {described(values)}")
+            check_range(ids, self.codebook_size, name, "were they made with another tokenizer?")
+            return
+        require_tensor(values, name, f"(batch, tokens, {self.channels})", 3)
+        if not values.is_floating_point() or values.shape[2] != self.channels:
+            raise LayoutError(
+                f"{name} must be floating point latents of {self.channels} channels per token, given {described(values)}"
+            )
 
     def blank(self, batch_size: int, length: int, device: torch.device | str | None = None) -> torch.Tensor:
         """Zeros in the form of tokens: `(batch, length[, codes])` int64 ids or `(batch, length, channels)` fp32 latents."""
@@ -185,11 +210,12 @@ class VisualTokens:
 
     Args:
         layout: the arrangement.
-        ids: `(batch, length)` or `(batch, length, codes)` int64.
+        ids: `(batch, length)` or `(batch, length, codes)`, kept as int64.
         latents: `(batch, length, channels)` floating point.
 
     Raises:
-        LayoutError: neither or both are given, or the number of tokens is not the layout's.
+        LayoutError: neither or both are given, they are no tensors of that kind, or the number of tokens is not the
+            layout's.
     """
 
     layout: TokenLayout
@@ -197,15 +223,17 @@ class VisualTokens:
     latents: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layout, TokenLayout):
+            raise LayoutError(f"visual tokens need a TokenLayout, given {self.layout!r}")
         if (self.ids is None) == (self.latents is None):
             raise LayoutError("visual tokens are either ids or latents: give exactly one of them")
-        if self.ids is not None and (self.ids.is_floating_point() or self.ids.dim() not in (2, 3)):
-            raise LayoutError(
-                f"ids must be integers of shape (batch, length) or (batch, length, codes), given {self.ids.dtype} of "
-                f"shape {tuple(self.ids.shape)}"
-            )
-        if self.latents is not None and self.latents.dim() != 3:
-            raise LayoutError(f"latents must be (batch, length, channels), given {tuple(self.latents.shape)}")
+        if self.ids is not None:
+            ids = require_ids(self.ids, "ids", "(batch, length) or (batch, length, codes)", (2, 3))
+            object.__setattr__(self, "ids", ids)
+        else:
+            latents = require_tensor(self.latents, "latents", "(batch, length, channels)", 3)
+            if not latents.is_floating_point():
+                raise LayoutError(f"latents must be floating point, given {described(latents)}")
         if self.values.shape[1] != self.layout.length:
             raise LayoutError(
                 f"the layout {self.layout} has {self.layout.length} tokens, given {self.values.shape[1]} "
@@ -268,16 +296,11 @@ def put_tokens(values: torch.Tensor, places: TokenPlaces, tokens: torch.Tensor) 
 
 
 def check_ids(ids: torch.Tensor, codebook_size: int) -> None:
-    """Refuses ids outside of `[0, codebook_size)`. Synchronises with the device: for the border of the package.
+    """Refuses ids outside of `[0, codebook_size)`. Waits for the device: for the border of the package.
 
     Raises:
+        LayoutError: no tensor of integers.
         CodebookError: with the range that was found.
     """
-    if ids.numel() == 0:
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= codebook_size:
-        raise CodebookError(
-            f"token ids must lie in [0, {codebook_size - 1}], found values from {low} to {high}: were they made with "
-            "another tokenizer?"
-        )
+    ids = require_ids(ids, "token ids", "(batch, length)")
+    check_range(ids, codebook_size, "token ids", "were they made with another tokenizer?")

@@ -224,11 +224,11 @@ def test_text_is_streamed_as_in_transformers_and_interleaved_text_as_one(capsys)
 @pytest.mark.parametrize(
     ("ids", "options", "error", "message"),
     [
-        ([[1, 2]], {}, ConfigError, r"prompts as input_ids .*given list"),
+        ([[1, 2]], {}, ConfigError, r"prompts as input_ids .*given a list"),
         (torch.tensor([1, 2]), {}, ConfigError, r"given \(2,\)"),
         (torch.zeros(0, 3, dtype=torch.long), {}, ConfigError, r"given \(0, 3\)"),
         (torch.rand(1, 3), {}, ConfigError, r"must be integers"),
-        (torch.tensor([[1, 999]]), {}, CodebookError, r"found 1 to 999"),
+        (torch.tensor([[1, 999]]), {}, CodebookError, r"from 1 to 999"),
         (torch.ones(1, 64, dtype=torch.long), {}, LayoutError, r"64 tokens, which leaves no room.*context of 64"),
         (
             torch.ones(2, 3, dtype=torch.long),

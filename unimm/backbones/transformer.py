@@ -24,6 +24,8 @@ from .attention import Attention
 from .condition import EncodedCondition
 from .positions import EncodedPositions, axial_rotary
 
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+
 
 class VisualTransformerConfig(UniMMConfig):
     """A decoder over slots.
@@ -45,7 +47,7 @@ class VisualTransformerConfig(UniMMConfig):
         scale_residual_initializer: divide the output layers of the branches by `sqrt(2 num_hidden_layers)` at the start.
 
     Raises:
-        ConfigError: sizes that do not divide.
+        ConfigError: sizes below 1, or that do not divide.
     """
 
     model_type = "unimm_visual_transformer"
@@ -73,6 +75,9 @@ class VisualTransformerConfig(UniMMConfig):
         super().__post_init__(**kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        for name in _SIZES:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, given {getattr(self, name)}")
         if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "

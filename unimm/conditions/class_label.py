@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from ..checks import described, require_tensor
 from ..configuration import UniMMConfig
 from ..errors import ConfigError
 from .base import Condition, Conditioner
@@ -20,12 +21,23 @@ class ClassConditionConfig(UniMMConfig):
         form: `prefix` puts the embedding before the tokens (LlamaGen), `vector` modulates the blocks and starts the
             first slot (VAR).
         drop_probability: share of training samples that get the null class instead of their own.
+
+    Raises:
+        ConfigError: a value out of range.
     """
 
     model_type = "unimm_class_condition"
     num_classes: int = 1000
     form: Literal["prefix", "vector"] = "prefix"
     drop_probability: float | int = 0.1
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.num_classes < 1 or not 0 <= self.drop_probability <= 1:
+            raise ConfigError(
+                "a class condition needs num_classes of at least 1 and drop_probability in [0, 1], given "
+                f"{self.num_classes} and {self.drop_probability}"
+            )
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -70,10 +82,11 @@ class ClassCondition(Conditioner):
         """Refuses labels outside of the table.
 
         Raises:
-            ConfigError: with the range that was found.
+            ConfigError: no integers of shape (batch,), or with the range that was found.
         """
-        if labels.dim() != 1 or labels.is_floating_point():
-            raise ConfigError(f"labels must be integers of shape (batch,), given {labels.dtype} {tuple(labels.shape)}")
+        require_tensor(labels, "labels", "(batch,)", 1, error=ConfigError)
+        if labels.dtype not in (torch.int64, torch.int32):
+            raise ConfigError(f"labels must be int64 of shape (batch,), given {described(labels)}")
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= self.num_classes:
             raise ConfigError(
                 f"labels must lie in [0, {self.num_classes}] ({self.num_classes} is the null class), found "

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
+from ..checks import described, require_tensor
 from ..configuration import UniMMConfig, any_config
 from ..errors import ConfigError
 from .base import Condition, Conditioner
@@ -28,7 +29,7 @@ class TextConditionConfig(UniMMConfig):
             padding follow from the condition where they are not given.
 
     Raises:
-        ConfigError: a text encoder that gives features of another form.
+        ConfigError: a value out of range, or a text encoder that gives features of another form.
     """
 
     model_type = "unimm_text_condition"
@@ -43,6 +44,11 @@ class TextConditionConfig(UniMMConfig):
         if isinstance(self.text_encoder, dict):
             self.text_encoder = {"max_length": self.length, "padding_side": "left", **self.text_encoder}
         super().__post_init__(**kwargs)
+        if self.feature_size < 1 or self.length < 1 or not 0 <= self.drop_probability <= 1:
+            raise ConfigError(
+                "a text condition needs feature_size and length of at least 1 and drop_probability in [0, 1], given "
+                f"{self.feature_size}, {self.length} and {self.drop_probability}"
+            )
         if self.text_encoder is not None:
             self.check_text_encoder(self.text_encoder)
 
@@ -181,10 +187,15 @@ class TextCondition(Conditioner):
             ConfigError: with the shape that was expected.
         """
         expected = (self.length, self.feature_size)
+        require_tensor(text_features, "text features", "(batch, length, channels)", error=ConfigError)
         if text_features.dim() != 3 or tuple(text_features.shape[1:]) != expected:
             raise ConfigError(
                 f"text features must be (batch, {self.length}, {self.feature_size}), given {tuple(text_features.shape)}"
             )
+        if not text_features.is_floating_point():
+            raise ConfigError(f"text features must be floating point, given {described(text_features)}")
+        if text_mask is not None:
+            require_tensor(text_mask, "the text mask", "(batch, length)", error=ConfigError)
         if text_mask is not None and text_mask.shape != text_features.shape[:2]:
             raise ConfigError(
                 f"the text mask must be {tuple(text_features.shape[:2])} like the features, given {tuple(text_mask.shape)}"

@@ -76,6 +76,11 @@ class Converter:
         Raises:
             CheckpointError: no tensors where they should be.
         """
+        if not isinstance(checkpoint, Mapping):
+            raise CheckpointError(
+                f"a checkpoint is a mapping of names to tensors, bare or under one of "
+                f"{', '.join(self.wrappers) or 'no wrapper'}; this one is a {type(checkpoint).__name__}"
+            )
         for wrapper in self.wrappers:
             inner: Any = checkpoint
             for part in wrapper.split("."):
@@ -88,7 +93,9 @@ class Converter:
                 checkpoint = inner
                 break
         tensors = {
-            name.removeprefix("module."): value for name, value in checkpoint.items() if isinstance(value, torch.Tensor)
+            str(name).removeprefix("module."): value
+            for name, value in checkpoint.items()
+            if isinstance(value, torch.Tensor)
         }
         if not tensors:
             raise CheckpointError(

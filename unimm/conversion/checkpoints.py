@@ -12,11 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError, ConfigError
-from ..files import atomic_file, atomic_folder
+from ..files import atomic_file, atomic_folder, check_output
 from ..hub.cards import CardFacts, write_card
 from ..hub.licenses import License
 from ..models.building import replace_fields
 from .base import Converter, System, compare_keys, load_released
+
+_EXPORTED = (".safetensors", ".pt", ".pth")
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
@@ -41,7 +43,10 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at '{path}'")
     if path.name.endswith(".index.json"):
-        shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        try:
+            shards = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"'{path}' is no index of shards: it needs a weight_map of keys to files") from error
         merged: dict[str, Any] = {}
         for shard in shards:
             merged |= read_checkpoint(path.parent / shard)
@@ -115,7 +120,7 @@ def convert(
 
     Args:
         checkpoint: released file of a generator or a tokenizer.
-        output: folder to write; an existing one is replaced only when the conversion has succeeded.
+        output: folder to write; an existing model's is replaced once the conversion has succeeded, another one refused.
         tokenizer: released file of the visual tokenizer, where it is apart from the generator's.
         preset: named size; by default the one whose shapes fit.
         config: a config instead of a preset, for checkpoints of other sizes.
@@ -125,6 +130,7 @@ def convert(
         CheckpointError: files that do not fit.
         OutputError: the folder cannot be written.
     """
+    check_output(Path(output) / "config.json")
     state = _unwrapped(system, read_checkpoint(checkpoint), config)
     sampling: Mapping[str, Any] = {}
     sources: list[str] = []
@@ -150,7 +156,7 @@ def convert(
     model = load_released(system, config, state)
     if sampling:
         model.set_image_sampling(**sampling)
-    with atomic_folder(output) as folder:
+    with atomic_folder(output, mark="config.json") as folder:
         model.save_pretrained(folder)
         write_card(folder, model, card_facts(system, sources, license))
     return model
@@ -181,8 +187,22 @@ def export(
 
     Raises:
         CheckpointError: a model of another system, or another file ending.
+        ConfigError: one file for both.
+        OutputError: a file cannot be written.
     """
-    released = system.converter(model.config).to_released(model.state_dict())
+    for path in (output, *(() if tokenizer_output is None else (tokenizer_output,))):
+        if Path(path).suffix not in _EXPORTED:
+            raise CheckpointError(f"'{path}' must end in {', '.join(_EXPORTED[:-1])} or {_EXPORTED[-1]}")
+        check_output(path)
+    if tokenizer_output is not None and Path(tokenizer_output).absolute() == Path(output).absolute():
+        raise ConfigError(f"the model and its tokenizer go into two files, given '{output}' for both")
+    try:
+        released = system.converter(model.config).to_released(model.state_dict())
+    except AttributeError as error:
+        # A converter reads the fields of its own system's configs.
+        raise CheckpointError(
+            f"a {type(model).__name__} with these parts is no model of {system.name}: {error}"
+        ) from error
     prefix = system.tokenizer_prefix
     if tokenizer_output is not None:
         own = {name.removeprefix(prefix): tensor for name, tensor in released.items() if name.startswith(prefix)}
@@ -194,12 +214,9 @@ def export(
 
 
 def _write(state: Mapping[str, torch.Tensor], output: str | Path) -> None:
-    suffix = Path(output).suffix
-    if suffix not in (".safetensors", ".pt", ".pth"):
-        raise CheckpointError(f"'{output}' must end in .safetensors, .pt or .pth")
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     with atomic_file(output, "wb") as file:
-        if suffix == ".safetensors":
+        if Path(output).suffix == ".safetensors":
             save_file(state, file.name)
         else:
             torch.save(dict(state), file)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ..dependencies import needed_for
 from ..errors import DataError, nearest
-from ..files import atomic_file, atomic_folder
+from ..files import atomic_file, atomic_folder, check_output
 from .cards import DataCard, load_card
 from .images import read_encoded
 from .mapping import RowMapper
@@ -286,11 +286,14 @@ def export_rows(
         The number of rows written.
 
     Raises:
-        DataError: an unknown format, no rows, or a row that is wrong (unless `on_error` is `skip`).
+        DataError: an unknown format, another ending, no rows, or a row that is wrong (unless `on_error` is `skip`).
         OutputError: the file cannot be written.
     """
     if format not in EXPORT_FORMATS:
         raise DataError(f"rows cannot be exported as '{format}'{nearest(format, EXPORT_FORMATS)}")
+    if format == "parquet" and os.path.splitext(path)[1] not in (".parquet", ".pq", ""):
+        raise DataError(f"Parquet rows go into a file that ends in .parquet, given '{os.fspath(path)}'")
+    check_output(path if format == "parquet" else os.path.join(path, "rows.jsonl"))
     card = load_card(card)
     skip = not card.builtin and options.get("on_error", card.on_error) == "skip"
     features, rows = _read_rows(card, split, num_rows, options, decode=False)
@@ -372,7 +375,7 @@ def _bytes_of(image: Any) -> bytes:
 
 def _write_json(rows: Iterator[Row], path: str | os.PathLike) -> int:
     written = 0
-    with atomic_folder(path) as folder:
+    with atomic_folder(path, mark="rows.jsonl") as folder:
         (folder / "images").mkdir()
         with (folder / "rows.jsonl").open("w") as file:
             for row in rows:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from ..checks import described
 from ..errors import ConfigError, ImageError
 from ..files import atomic_file
 from .images import decode_image
@@ -84,8 +85,10 @@ def to_pil(pixel_values: torch.Tensor) -> list[Image.Image]:
         pixel_values: `(pictures, 3, height, width)`, or `(3, height, width)` for one.
 
     Raises:
-        ImageError: another shape, or values that are not finite.
+        ImageError: no floating point tensor of that shape, or values that are not finite.
     """
+    if not isinstance(pixel_values, torch.Tensor) or not pixel_values.is_floating_point():
+        raise ImageError(f"expected floating point pixels in [-1, 1], given {described(pixel_values)}")
     if pixel_values.ndim == 3:
         pixel_values = pixel_values[None]
     if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:

@@ -48,10 +48,20 @@ def run_benchmark(
         The record: the benchmark, the judge, every sampling option, and `rows`, each with `n`, `right` and `interval`.
 
     Raises:
-        ConfigError: an unknown benchmark.
+        ConfigError: an unknown benchmark, options that it does not have, or a model that is no conditional one.
     """
+    for title, given in (("sampling", sampling), ("options", options)):
+        if not isinstance(given, Mapping | None):
+            raise ConfigError(f"{title} must be a mapping of names to values, given {given!r}")
+    if not isinstance(num, int) or num < 1:
+        raise ConfigError(f"num must be a whole number of at least 1, given {num!r}")
     if name not in _BENCHMARKS:
         raise ConfigError(f"there is no benchmark '{name}'{nearest(name, _BENCHMARKS)}")
+    if not hasattr(model, "decode_image_tokens") or processor is None:
+        raise ConfigError(
+            f"benchmarks judge a UniMMForConditionalGeneration with its processor, given a {type(model).__name__} "
+            f"{'without' if processor is None else 'with'} one"
+        )
     started = time.perf_counter()
     was_training = model.training
     model.eval()
@@ -117,6 +127,8 @@ def _shapes(
 def _digits(
     model: Any, processor: Any, num: int, seed: int, sampling: dict[str, Any], options: dict[str, Any]
 ) -> Record:
+    if options:
+        raise ConfigError(f"the benchmark 'digits' has no options, given {', '.join(sorted(options))}")
     judge = DigitsJudge.fit(seed=0)
     labels = [index % 10 for index in range(num)]
     pictures = draw_pictures(model, processor, [digit_caption(label) for label in labels], seed=seed, **sampling)

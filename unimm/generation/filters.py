@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +28,9 @@ def token_filters(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) 
     Raises:
         ConfigError: a value out of range.
     """
-    if temperature <= 0:
+    if not 0 < temperature < math.inf:
         raise ConfigError(
-            f"temperature must be positive, given {temperature}; use do_sample=False for the likeliest id"
+            f"temperature must be positive and finite, given {temperature}; use do_sample=False for the likeliest id"
         )
     if top_k < 0 or not 0 < top_p <= 1:
         raise ConfigError(f"top_k must be at least 0 and top_p in (0, 1], given top_k={top_k}, top_p={top_p}")
@@ -55,11 +56,21 @@ class SoftCodes:
         start: temperature of the first step.
         decay: share of the temperature that is gone at the last step.
         minimum: lowest temperature.
+
+    Raises:
+        ConfigError: no numbers, or out of range.
     """
 
     start: float = 0.27
     decay: float = 0.95
     minimum: float = 0.005
+
+    def __post_init__(self) -> None:
+        numbers = (self.start, self.decay, self.minimum)
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ConfigError(f"soft codes need finite numbers, given {self}")
+        if self.start <= 0 or self.minimum <= 0 or not 0 <= self.decay <= 1:
+            raise ConfigError(f"soft codes need start and minimum above 0 and decay in [0, 1], given {self}")
 
     def __call__(self, logits: torch.Tensor, progress: float, randomness: Randomness) -> torch.Tensor:
         """Weights over the codebook, of the logits' shape `(batch, slots, codebook)`."""

@@ -70,6 +70,9 @@ class ConstantGuidance(GuidanceSchedule):
 
     value: float
 
+    def __post_init__(self) -> None:
+        _check_scales(self.value)
+
     def scale(self, progress: Progress) -> float:
         return self.value
 
@@ -92,6 +95,7 @@ class LinearGuidance(GuidanceSchedule):
     over: Literal["steps", "levels", "tokens"] = "steps"
 
     def __post_init__(self) -> None:
+        _check_scales(self.first, self.last)
         if self.over not in ("steps", "levels", "tokens"):
             raise ConfigError(f"linear guidance counts over 'steps', 'levels' or 'tokens', given {self.over!r}")
 
@@ -113,6 +117,13 @@ class IntervalGuidance(GuidanceSchedule):
     start: int
     stop: int
 
+    def __post_init__(self) -> None:
+        _check_scales(self.value)
+        if not all(isinstance(step, int) for step in (self.start, self.stop)) or not 0 <= self.start <= self.stop:
+            raise ConfigError(
+                f"an interval needs whole steps with 0 <= start <= stop, given start={self.start!r} and stop={self.stop!r}"
+            )
+
     def scale(self, progress: Progress) -> float:
         return self.value if self.start <= progress.step <= self.stop else 1.0
 
@@ -124,9 +135,10 @@ class ListedGuidance(GuidanceSchedule):
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.values, list | tuple) or not self.values:
+            raise ConfigError(f"listed guidance needs a scale for at least one level, given {self.values!r}")
+        _check_scales(*self.values)
         object.__setattr__(self, "values", tuple(float(value) for value in self.values))
-        if not self.values:
-            raise ConfigError("listed guidance needs a scale for at least one level, given none")
 
     def scale(self, progress: Progress) -> float:
         return self.values[min(progress.level, len(self.values) - 1)]
@@ -158,9 +170,19 @@ def as_schedule(guidance: float | GuidanceSchedule | Mapping[str, Any]) -> Guida
             return SCHEDULES[kind](**fields)
         except TypeError as error:
             raise ConfigError(f"a guidance schedule of type '{kind}' cannot be made of {fields}: {error}") from error
-    if isinstance(guidance, bool) or not isinstance(guidance, int | float) or not math.isfinite(guidance):
+    if not _is_scale(guidance):
         raise ConfigError(f"guidance_scale must be a finite number or a GuidanceSchedule, given {guidance!r}")
     return ConstantGuidance(float(guidance))
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_scales(*scales: Any) -> None:
+    for scale in scales:
+        if not _is_scale(scale):
+            raise ConfigError(f"a scale of guidance must be a finite number, given {scale!r}")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
+from ..checks import described
 from ..conditions.base import Condition, stack_conditions
 from ..errors import LayoutError
 from ..heads.base import HeadContext, HeadSample, PredictionHead, TokenSampling
 from ..plans.base import Canvas, PlanStep, PredictionPlan
-from ..tokens import TokenLayout, VisualTokens, put_tokens, take_tokens
+from ..tokens import TokenKind, TokenLayout, VisualTokens, put_tokens, take_tokens
 from .filters import SoftCodes
 from .guidance import GuidanceSchedule, Guide, Progress
 from .randomness import Randomness
@@ -38,14 +39,36 @@ class Inpainting:
     mask: torch.Tensor
     always_keep: int = 3
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, VisualTokens) or not isinstance(self.mask, torch.Tensor):
+            raise LayoutError(
+                "in-painting needs the given picture's VisualTokens and a mask (height, width), given "
+                f"{described(self.tokens)} and {described(self.mask)}"
+            )
+
+    def check(self, layout: TokenLayout, kind: TokenKind, batch_size: int) -> None:
+        """Refuses tokens that a drawing cannot keep. Waits for the device.
+
+        Raises:
+            LayoutError: tokens or a mask of another layout, or another number of pictures.
+            CodebookError: ids outside of the codebook.
+        """
+        self.keep(layout)
+        if self.tokens.batch_size not in (1, batch_size):
+            raise LayoutError(
+                f"in-painting has {self.tokens.batch_size} given pictures for {batch_size} to draw: give one for all, or one "
+                "for each"
+            )
+        kind.check(self.tokens.values, "the tokens of in-painting")
+
     def keep(self, layout: TokenLayout) -> torch.Tensor:
         """Which tokens of `layout` are kept, `(length,)` bool.
 
         Raises:
             LayoutError: the tokens or the mask do not match the layout.
         """
-        if self.tokens.layout != layout or self.tokens.ids is None:
-            raise LayoutError(f"in-painting needs given ids of the layout {layout}, given {self.tokens.layout}")
+        if self.tokens.layout != layout:
+            raise LayoutError(f"in-painting needs given tokens of the layout {layout}, given {self.tokens.layout}")
         if tuple(self.mask.shape) != layout.final:
             raise LayoutError(f"the in-painting mask must be {layout.final}, given {tuple(self.mask.shape)}")
         mask = self.mask[None, None].float()

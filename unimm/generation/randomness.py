@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..errors import UniMMError
+from ..checks import require_tensor
+from ..errors import ConfigError, UniMMError
 
 
 class Randomness(ABC):
@@ -64,9 +65,14 @@ class RecordedRandomness(Randomness):
 
     Args:
         draws: name to the recorded numbers, consumed in order over all calls with that name.
+
+    Raises:
+        ConfigError: draws that are no tensors.
     """
 
     def __init__(self, draws: Mapping[str, torch.Tensor]):
+        for name, numbers in draws.items():
+            require_tensor(numbers, f"the recorded draws '{name}'", "(…)", error=ConfigError)
         self.draws = {name: numbers.flatten() for name, numbers in draws.items()}
         self.consumed = dict.fromkeys(draws, 0)
 

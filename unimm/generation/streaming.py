@@ -70,12 +70,14 @@ class ImageIteratorStreamer(ImageStreamer):
         timeout: seconds to wait for the next step, None for ever.
 
     Raises:
-        ConfigError: `every` below 1.
+        ConfigError: `every` below 1, or a timeout that is no number.
     """
 
     def __init__(self, every: int = 1, timeout: float | None = None):
-        if every < 1:
-            raise ConfigError(f"every must be at least 1, given {every}")
+        if not isinstance(every, int) or every < 1:
+            raise ConfigError(f"every must be a whole number of at least 1, given {every!r}")
+        if timeout is not None and not isinstance(timeout, int | float):
+            raise ConfigError(f"timeout must be seconds or None, given {timeout!r}")
         self.every, self.timeout = every, timeout
         self._queue: Queue[ImageProgress | None] = Queue()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd
 
-from ..errors import ConfigError, LicenseError
+from ..errors import CheckpointError, ConfigError, LicenseError
+from ..files import staged_files
 from .cards import CARD, CardFacts, read_card, write_card
 from .licenses import License
 from .push import Push, check_repo_id, check_token, commit
@@ -18,6 +20,7 @@ from .remote_code import STUB, RemoteCodeMixin, write_stub
 
 #: Shards that a browser and a mobile connection can still load one by one.
 MAX_SHARD_SIZE = "5GB"
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 
 
 class HubModelMixin(RemoteCodeMixin):
@@ -36,19 +39,41 @@ class HubModelMixin(RemoteCodeMixin):
 
         Raises:
             ConfigError: `push_to_hub`, which would publish weights without a card and a licence.
+            OutputError: the folder cannot be written; it is as it was then.
         """
         if push_to_hub:
             raise ConfigError(
                 "save_pretrained publishes nothing, because a card and a licence belong to it: save, then "
                 'model.push_to_hub("owner/name", license="…")'
             )
-        super().save_pretrained(  # type: ignore[misc]
-            save_directory,
-            is_main_process=is_main_process,
-            state_dict=state_dict,
-            max_shard_size=max_shard_size,
-            **kwargs,
-        )
+        options = {"state_dict": state_dict, "max_shard_size": max_shard_size, **kwargs}
+        if not is_main_process:
+            super().save_pretrained(save_directory, is_main_process=False, **options)  # type: ignore[misc]
+            return
+        with staged_files(save_directory) as staging:
+            super().save_pretrained(staging, is_main_process=True, **options)  # type: ignore[misc]
+            written = {path.name for path in staging.iterdir()}
+        if any(_WEIGHTS.fullmatch(name) for name in written):
+            # Of an earlier save in other shards; a reader would take them for this model's.
+            for path in Path(save_directory).iterdir():
+                if _WEIGHTS.fullmatch(path.name) and path.name not in written:
+                    path.unlink()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As transformers', which reports missing keys and initialises them; but where nothing fits that is an error.
+
+        Raises:
+            CheckpointError: not one of the weights belongs to this class.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        expected = set(model.state_dict())
+        if expected and info["unexpected_keys"] and expected <= set(info["missing_keys"]):
+            raise CheckpointError(
+                f"no weight of '{args[0] if args else kwargs.get('pretrained_model_name_or_path')}' belongs to a "
+                f"{cls.__name__}: it holds a model of another class, which AutoModel.from_pretrained finds"
+            )
+        return (model, info) if output_loading_info else model
 
     def push_to_hub(
         self,
@@ -139,11 +164,14 @@ class HubProcessorMixin(RemoteCodeMixin):
 
         Raises:
             ConfigError: `push_to_hub`.
+            OutputError: the folder cannot be written; it is as it was then.
         """
         if push_to_hub:
             raise ConfigError('save_pretrained publishes nothing: save, then processor.push_to_hub("owner/name")')
-        write_stub(save_directory)
-        return super().save_pretrained(os.fspath(save_directory), **kwargs)  # type: ignore[misc]
+        with staged_files(save_directory) as staging:
+            write_stub(staging)
+            written = super().save_pretrained(os.fspath(staging), **kwargs)  # type: ignore[misc]
+        return [str(Path(save_directory) / Path(path).relative_to(staging)) for path in written]
 
     def push_to_hub(
         self,

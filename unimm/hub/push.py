@@ -15,7 +15,7 @@ from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects, 
 from transformers import AutoConfig
 
 from ..configuration import UniMMConfig
-from ..errors import CheckpointError, ConfigError, HubError, LicenseError
+from ..errors import CheckpointError, ConfigError, HubError, LicenseError, UniMMError
 from .cards import CARD, CardFacts, Measurement, build_card, read_card, revise_card
 from .errors import LOGIN, hub_errors
 from .evaluations import read_records, results_files
@@ -217,7 +217,12 @@ def _config_of(folder: Path) -> UniMMConfig:
         raise CheckpointError(f"'{folder}' holds no model (no config.json){hint}")
     if not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"'{folder}' holds no weights (*.safetensors): save the model with save_pretrained first")
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UniMMError):
+            raise
+        raise CheckpointError(f"the config.json in '{folder}' cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(config, UniMMConfig):
         raise CheckpointError(
             f"'{folder}' holds a '{config.model_type}', which is no model of unimm: push it with `hf upload`"

@@ -7,16 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, Cache, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModel,
+    AutoModelForCausalLM,
+    Cache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import ModelOutput
 
-from ..configuration import UniMMConfig, any_config
+from ..checks import check_range, described, require_ids, require_tensor
+from ..configuration import UniMMConfig, any_config, check_part, check_size
 from ..errors import ConfigError, LayoutError
 from ..hub.mixins import HubModelMixin
 from ..objectives import mixed_likelihood
 from ..tokens import TokenKind, TokenLayout, VisualTokens
 from .adapters import AdapterMixin
-from .image_generation import init_part_weights
+from .image_generation import PART_KINDS, check_picture_size, init_part_weights
 from .interleaving import InterleavedGenerationMixin
 from .loading import UniMMPreTrainedModel
 
@@ -71,6 +79,22 @@ class UniMMConditionalConfig(UniMMConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        check_size(self)
+        check_part(self, "text_config", "a causal language model", lambda one: type(one) in MODEL_FOR_CAUSAL_LM_MAPPING)
+        check_part(
+            self,
+            "vision_config",
+            "a vision encoder with image_size and patch_size, such as 'siglip_vision_model'",
+            lambda one: hasattr(one, "image_size") and hasattr(one, "patch_size"),
+        )
+        for name, what, fits in PART_KINDS:
+            if hasattr(self, name):
+                check_part(self, name, what, fits)
+        if min(self.text_loss_weight, self.image_loss_weight) < 0:
+            raise ConfigError(
+                "text_loss_weight and image_loss_weight must be at least 0, given "
+                f"{self.text_loss_weight} and {self.image_loss_weight}"
+            )
         if self.head_config.condition_form is not None:
             raise ConfigError(
                 f"the head's norm '{self.head_config.norm}' is modulated by a condition vector, which a language model "
@@ -83,6 +107,9 @@ class UniMMConditionalConfig(UniMMConfig):
             )
         special = [self.image_token_id, self.visual_token_id, self.image_start_token_id, self.image_end_token_id]
         vocabulary = self.text_config.vocab_size
+        for token in self.null_prompt_ids:
+            if not isinstance(token, int) or not 0 <= token < vocabulary:
+                raise ConfigError(f"null_prompt_ids must lie below the vocabulary size {vocabulary}, found {token!r}")
         if len(set(special)) < len(special) or not all(0 <= token < vocabulary for token in special):
             raise ConfigError(
                 "image_token_id, visual_token_id, image_start_token_id and image_end_token_id must be four different ids "
@@ -194,13 +221,10 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
         """Visual tokens of `(pictures, 3, height, width)` pixels in [-1, 1].
 
         Raises:
-            LayoutError: a size that the model was not built for.
+            LayoutError: no pictures of that shape, or a size that the model was not built for.
+            ImageError: values that are not finite, or far from [-1, 1].
         """
-        if tuple(pixel_values.shape[-2:]) != self.config.height_and_width:
-            raise LayoutError(
-                f"this model was built for images of {self.config.height_and_width} pixels (height, width), given "
-                f"{tuple(pixel_values.shape[-2:])}: resize them first"
-            )
+        check_picture_size(pixel_values, self.config.height_and_width)
         return self.tokenizer.encode(pixel_values)
 
     @torch.no_grad()
@@ -211,12 +235,34 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
             LayoutError: another number of tokens per picture.
             CodebookError: ids outside of the codebook.
         """
-        self.kind.check(image_tokens)
-        return self.tokenizer.decode(VisualTokens.of(self.layout, image_tokens))
+        return self.tokenizer.decode(self.as_tokens(image_tokens, "image_tokens"))
+
+    def as_tokens(self, image_ids: torch.Tensor, name: str = "image_ids") -> VisualTokens:
+        """Checked ids `(pictures, tokens[, codes])`, or latents, with this model's layout. Waits for the device.
+
+        Raises:
+            LayoutError: tokens of another kind, or another number of tokens per picture.
+            CodebookError: ids outside of the codebook.
+        """
+        self.kind.check(image_ids, name)
+        return VisualTokens.of(self.layout, image_ids)
 
     def get_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Projected features `(pictures, features, hidden)` of the vision encoder, one per patch."""
-        assert self.vision_encoder is not None
+        """Projected features `(pictures, features, hidden)` of the vision encoder, one per patch.
+
+        Raises:
+            ConfigError: this model has no vision encoder.
+            LayoutError: no pictures of the vision encoder's size.
+        """
+        if self.vision_encoder is None:
+            raise ConfigError("this model has no vision encoder: pictures are read as visual tokens")
+        side, channels = self.config.vision_config.image_size, getattr(self.config.vision_config, "num_channels", 3)
+        require_tensor(pixel_values, "pixel_values", f"(pictures, {channels}, {side}, {side})", 4)
+        if tuple(pixel_values.shape[1:]) != (channels, side, side) or not pixel_values.is_floating_point():
+            raise LayoutError(
+                f"the vision encoder reads floating point pixels of shape (pictures, {channels}, {side}, {side}), given "
+                f"{described(pixel_values)}"
+            )
         features = self.vision_encoder(pixel_values).last_hidden_state[:, -self.num_image_features :]
         return self.projector(features)
 
@@ -234,9 +280,20 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
             image_ids: `(pictures, tokens)` for the `visual_token` placeholders, in reading order.
 
         Raises:
-            LayoutError: the number of placeholders is not that of the pictures given.
+            LayoutError: no integers, or a number of placeholders that is not that of the pictures given.
+            CodebookError: ids outside of the vocabulary (on an accelerator that is checked by `generate`, not here), or
+                visual ids outside of the codebook.
         """
-        embeddings = self.get_input_embeddings()(input_ids)
+        input_ids = require_ids(input_ids, "input_ids", "(batch, sequence)", 2)
+        if 0 in input_ids.shape:
+            raise LayoutError(f"input_ids hold no token: their shape is {tuple(input_ids.shape)}")
+        if image_ids is not None:
+            image_ids = self.as_tokens(image_ids).values
+        try:
+            embeddings = self.get_input_embeddings()(input_ids)
+        except IndexError:
+            self.check_text_ids(input_ids)
+            raise
         for name, placeholder, given in (
             ("image_ids", self.config.visual_token_id, image_ids),
             ("pixel_values", self.config.image_token_id, pixel_values),
@@ -256,6 +313,16 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
                 )
             embeddings = embeddings.masked_scatter(where[..., None], parts.to(embeddings.dtype))
         return embeddings
+
+    def check_text_ids(self, ids: torch.Tensor, name: str = "input_ids") -> None:
+        """Refuses ids that the language model has no embedding for. Waits for the device.
+
+        Raises:
+            CodebookError: with the range that was found.
+        """
+        table = self.get_input_embeddings().weight
+        assert isinstance(table, torch.Tensor)
+        check_range(ids, table.shape[0], name, "was another tokenizer used?")
 
     def forward(
         self,
@@ -288,12 +355,20 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
             logits_to_keep: number of last positions whose text logits are wanted, 0 for all.
 
         Raises:
-            LayoutError: pictures and placeholders that do not match.
+            ConfigError: neither ids nor embeddings, or pictures both as ids and as pixels.
+            LayoutError: pictures and placeholders that do not match, labels or a mask of another shape, or a sequence
+                that is longer than the context.
+            CodebookError: ids or labels out of range.
         """
         if self.vision_encoder is None and pixel_values is not None:
             visual_pixel_values, pixel_values = pixel_values, None
-        if visual_pixel_values is not None and image_ids is None:
+        if visual_pixel_values is not None:
+            if image_ids is not None:
+                raise ConfigError("pictures are given as image_ids or as pixels, given both")
             image_ids = self.encode_images(visual_pixel_values).values
+        self._check_sequence(input_ids, inputs_embeds, attention_mask, cache, logits_to_keep)
+        if labels is not None:
+            self._check_labels(labels, input_ids, image_ids, inputs_embeds)
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed_inputs(input_ids, pixel_values, image_ids)
@@ -323,6 +398,56 @@ class UniMMForConditionalGeneration(HubModelMixin, AdapterMixin, InterleavedGene
         if labels is None or not self.training:
             result.logits = self.get_output_embeddings()(hidden_states[:, -logits_to_keep:])
         return result
+
+    def _check_sequence(
+        self, input_ids: Any, inputs_embeds: Any, attention_mask: Any, cache: Any, logits_to_keep: Any
+    ) -> None:
+        """What can be told without waiting for the device: `forward` is a step of drawing and writing too."""
+        if inputs_embeds is not None:
+            width = self.config.text_config.hidden_size
+            require_tensor(inputs_embeds, "inputs_embeds", f"(batch, sequence, {width})", 3)
+            if inputs_embeds.shape[-1] != width:
+                raise LayoutError(f"inputs_embeds must have {width} channels, given {described(inputs_embeds)}")
+            shape = tuple(inputs_embeds.shape[:2])
+        elif input_ids is None:
+            raise ConfigError("give input_ids or inputs_embeds")
+        else:
+            shape = tuple(require_ids(input_ids, "input_ids", "(batch, sequence)", 2).shape)
+        if not isinstance(cache, Cache | None):
+            raise ConfigError(f"cache must be a transformers Cache, given {described(cache)}")
+        if not isinstance(logits_to_keep, int) or logits_to_keep < 0:
+            raise ConfigError(f"logits_to_keep must be a number of positions of at least 0, given {logits_to_keep!r}")
+        if cache is not None:
+            return
+        if attention_mask is not None and not isinstance(attention_mask, dict):
+            require_tensor(attention_mask, "attention_mask", "(batch, sequence)")
+            if attention_mask.dim() == 2 and tuple(attention_mask.shape) != shape:
+                raise LayoutError(
+                    f"attention_mask must be {shape} like the sequence, given {described(attention_mask)}"
+                )
+        limit = self.config.context_length
+        if limit is not None and shape[1] > limit:
+            raise LayoutError(
+                f"the sequence has {shape[1]} tokens, the language model's context (max_position_embeddings) ends at {limit}: "
+                "shorten it"
+            )
+
+    def _check_labels(self, labels: Any, input_ids: Any, image_ids: Any, inputs_embeds: Any) -> None:
+        shape = tuple((input_ids if input_ids is not None else inputs_embeds).shape[:2])
+        labels = require_ids(labels, "labels", "(batch, sequence)", 2)
+        if tuple(labels.shape) != shape:
+            raise LayoutError(f"labels must be {shape} like the sequence, given {described(labels)}")
+        if image_ids is not None and input_ids is None:
+            raise ConfigError("labels of pictures need input_ids too: their placeholders say where the pictures stand")
+        self.check_text_ids(torch.where(labels == -100, 0, labels), "labels other than -100")
+        is_visual = labels == self.config.visual_token_id
+        if input_ids is not None:
+            is_visual = is_visual & (input_ids != self.config.visual_token_id)
+        if bool(is_visual.any()):
+            raise LayoutError(
+                f"{int(is_visual.sum())} labels say visual_token_id ({self.config.visual_token_id}) where the text has no "
+                "picture placeholder: visual tokens are targets at their own places only"
+            )
 
     def prepare_inputs_for_generation(
         self,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModel, GenerationConfig, PreTrainedConfig
+from transformers import MODEL_MAPPING, AutoModel, GenerationConfig, PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ..configuration import UniMMConfig, any_config
+from ..checks import described, require_tensor
+from ..configuration import UniMMConfig, any_config, check_part, check_size
 from ..errors import ConfigError, LayoutError
 from ..generation.loop import gather_states
 from ..generation.randomness import GeneratorRandomness, Randomness
@@ -27,6 +28,32 @@ from .prompts import Embeddings, Prompts, TextConditioned
 if TYPE_CHECKING:
     from ..conditions.text_encoder import TextEncoder
     from ..tokenizers.base import VisualTokenizer
+
+
+def builds_tokenizer(config: Any) -> bool:
+    """Whether a config is that of a visual tokenizer."""
+    from ..tokenizers.base import VisualTokenizer
+
+    model = MODEL_MAPPING.get(type(config), None)
+    return isinstance(model, type) and issubclass(model, VisualTokenizer)
+
+
+#: What distinguishes the kinds of parts: field, words, and the test.
+PART_KINDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
+    ("tokenizer_config", "a visual tokenizer such as 'unimm_vq_tokenizer'", builds_tokenizer),
+    ("condition_config", "a condition such as 'unimm_class_condition'", lambda one: hasattr(one, "form")),
+    ("plan_config", "a plan such as 'unimm_raster_plan'", lambda one: hasattr(one, "needs_tokenizer")),
+    (
+        "backbone_config",
+        "a backbone: 'unimm_visual_transformer' or 'unimm_llm_backbone'",
+        lambda one: hasattr(one, "condition_form") and not hasattr(one, "build"),
+    ),
+    (
+        "head_config",
+        "a head such as 'unimm_categorical_head'",
+        lambda one: hasattr(one, "condition_form") and hasattr(one, "build") and not hasattr(one, "needs_tokenizer"),
+    ),
+)
 
 
 class UniMMImageGenerationConfig(UniMMConfig):
@@ -70,6 +97,19 @@ class UniMMImageGenerationConfig(UniMMConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        check_size(self)
+        for name, what, fits in PART_KINDS:
+            if hasattr(self, name):
+                check_part(self, name, what, fits)
+        for name in ("codebook_size", "num_codes", "latent_channels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, given {value}")
+        if self.token_layout is not None:
+            try:
+                TokenLayout(tuple(tuple(level) for level in self.token_layout))
+            except LayoutError as error:
+                raise ConfigError(f"token_layout: {error}") from None
         has_kind = (self.codebook_size is not None) != (self.latent_channels is not None)
         without_tokenizer = self.token_layout is not None and has_kind
         if (self.tokenizer_config is None) != without_tokenizer:
@@ -211,32 +251,31 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         return self
 
     @torch.no_grad()
-    def encode_images(self, pixel_values: torch.Tensor | None) -> VisualTokens:
+    def encode_images(self, pixel_values: torch.Tensor) -> VisualTokens:
         """Tokens of `(batch, 3, height, width)` pixels in [-1, 1].
 
         Raises:
-            LayoutError: a size that the model was not built for.
+            LayoutError: no pictures of that shape, or a size that the model was not built for.
+            ImageError: values that are not finite, or far from [-1, 1].
             ConfigError: this generator has no tokenizer.
         """
-        assert pixel_values is not None
         if self.tokenizer is None:
             raise ConfigError("this generator was saved without a visual tokenizer: give image_ids instead of pixels")
-        if tuple(pixel_values.shape[-2:]) != self.config.height_and_width:
-            raise LayoutError(
-                f"this model was built for images of {self.config.height_and_width} pixels (height, width), given "
-                f"{tuple(pixel_values.shape[-2:])}: resize them first"
-            )
+        check_picture_size(pixel_values, self.config.height_and_width)
         return self.tokenizer.encode(pixel_values)
 
     def as_tokens(self, image_ids: torch.Tensor, layout: TokenLayout | None = None) -> VisualTokens:
         """Checked ids `(batch, tokens[, codes])`, or latents `(batch, tokens, channels)`, with this model's layout.
 
         Raises:
-            LayoutError: another number of tokens, or tokens of another kind.
+            LayoutError: tokens of another kind, no picture, or another number of tokens.
             CodebookError: ids outside of the codebook.
         """
-        self.kind.check(image_ids)
-        return VisualTokens.of(self.layout if layout is None else layout, image_ids)
+        self.kind.check(image_ids, "image_ids")
+        tokens = VisualTokens.of(self.layout if layout is None else layout, image_ids)
+        if tokens.batch_size == 0:
+            raise LayoutError(f"image_ids hold no picture: their shape is {tuple(image_ids.shape)}")
+        return tokens
 
     def forward(
         self,
@@ -269,13 +308,18 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
             num_items_in_batch: samples of all accumulated batches, from the trainer; the loss is divided by it.
 
         Raises:
-            ConfigError: neither pixels nor ids, or an input that the condition does not take.
+            ConfigError: neither pixels nor ids, an input that the condition does not take, or of another length.
             LayoutError: another size or number of tokens than the model was built for.
             CodebookError: ids outside of the codebook.
         """
         if (pixel_values is None) == (image_ids is None):
             raise ConfigError("give either pixel_values or image_ids (exactly one of them)")
-        tokens = self.as_tokens(image_ids, layout) if image_ids is not None else self.encode_images(pixel_values)
+        if image_ids is not None:
+            tokens = self.as_tokens(image_ids, layout)
+        else:
+            assert pixel_values is not None
+            tokens = self.encode_images(pixel_values)
+        self._check_training_inputs(tokens, valid, randomness)
         inputs = self._condition_inputs(labels=labels, text_features=text_features, text_mask=text_mask)
         if self.condition.batch_size(**inputs) != tokens.batch_size:
             raise ConfigError(
@@ -327,6 +371,17 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
             last_hidden_state=output.last_hidden_state,
             hidden_states=output.hidden_states,
         )
+
+    def _check_training_inputs(self, tokens: VisualTokens, valid: Any, randomness: Any) -> None:
+        if valid is not None:
+            require_tensor(valid, "valid", "(batch,)", 1, error=ConfigError)
+            if len(valid) != tokens.batch_size:
+                raise ConfigError(f"valid has {len(valid)} entries for {tokens.batch_size} pictures")
+        if not isinstance(randomness, Randomness | None):
+            raise ConfigError(
+                f"randomness must be a unimm.generation.Randomness such as GeneratorRandomness(generator), given "
+                f"{described(randomness)}"
+            )
 
     @torch.no_grad()
     def generate(
@@ -396,7 +451,23 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
             raise ConfigError(f"labels must be integers (one, a list or a tensor), given {labels!r}") from error
         if tensor.numel() == 0:
             raise ConfigError("there is nothing to draw: labels is empty, give at least one")
-        return tensor.reshape(1).to(self.device) if tensor.dim() == 0 else tensor.to(self.device)
+        if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
+            raise ConfigError(f"labels must be integers (one, a list or a tensor), given {labels!r}")
+        return tensor.reshape(1 if tensor.dim() == 0 else tensor.shape).to(self.device, torch.long)
+
+
+def check_picture_size(pixel_values: Any, height_and_width: tuple[int, int]) -> None:
+    """Refuses pixels of another size than a model was built for.
+
+    Raises:
+        LayoutError: no tensor of pictures, or another size.
+    """
+    require_tensor(pixel_values, "pixel_values", "(pictures, 3, height, width)", 4)
+    if tuple(pixel_values.shape[-2:]) != height_and_width:
+        raise LayoutError(
+            f"this model was built for images of {height_and_width} pixels (height, width), given "
+            f"{tuple(pixel_values.shape[-2:])}: resize them first"
+        )
 
 
 def init_part_weights(module: torch.nn.Module, std: float) -> None:

@@ -138,6 +138,9 @@ class ImageOptions:
                 raise ConfigError(
                     f"a callback at a step's end gets no tensor '{name}'{nearest(name, CALLBACK_TENSORS)}"
                 )
+        for one in self.logits_processor or ():
+            if not callable(one):
+                raise ConfigError(f"logits_processor must hold processors (callables), given {one!r}")
         generators = self.generator if isinstance(self.generator, list | tuple) else [self.generator]
         for one in generators:
             if not isinstance(one, torch.Generator) and self.generator is not None:

@@ -74,6 +74,8 @@ class ImageGenerationMixin(GenerationMixin):
         """
         if generation_config is not None and not isinstance(generation_config, GenerationConfig):
             raise ConfigError(f"generation_config must be a GenerationConfig, given {generation_config!r}")
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"options must be a mapping of names to values, given {given!r}")
         configs = [one for one in (generation_config, self.generation_config) if one is not None]
         options = ImageOptions.resolve(given, *map(self._image_sampling, configs))
         self._check_size(options.height, options.width)
@@ -182,6 +184,8 @@ class ImageGenerationMixin(GenerationMixin):
         self._warn(options, condition, unconditional, progress_of(steps, layout))
         times = options.num_images_per_prompt
         condition = condition.repeat_interleave(times)
+        if options.inpainting is not None:
+            options.inpainting.check(layout, self.kind, condition.num_rows)
         if unconditional is not None and options.is_guided(progress_of(steps, layout)):
             self._check_context(unconditional, context_length)
             unconditional = unconditional.repeat_interleave(times)

@@ -14,8 +14,9 @@ from transformers.generation import BaseStreamer
 from transformers.utils import ModelOutput
 
 from ..backbones.llm import LLMAdapter
+from ..checks import described, require_ids, require_tensor
 from ..conditions.base import Condition
-from ..errors import CodebookError, ConfigError, LayoutError
+from ..errors import ConfigError, LayoutError, UniMMError
 from .image_options import PICTURE_OPTIONS, ImageOptions
 from .image_sampling import GenerateImageOutput, ImageGenerationMixin, evaluating
 
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 #: transformers' any-to-any pipeline adds this length to every call, also to those that draw.
 _PIPELINE_LENGTH = 256
+# Arguments of `generate_image` that are no options of drawing.
+_PROMPT_OPTIONS = ("generation_config", "negative_input_ids", "negative_attention_mask")
 
 
 @dataclass
@@ -52,6 +55,7 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
     encode_images: Any
     decode_image_tokens: Any
     embed_inputs: Any
+    check_text_ids: Any
     get_input_embeddings: Any
 
     @torch.no_grad()
@@ -77,6 +81,8 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
         """
         if generation_mode not in (None, "text", "image", "interleaved"):
             raise ConfigError(f"generation_mode must be 'text', 'image' or 'interleaved', given '{generation_mode}'")
+        if input_ids is not None and kwargs.get("inputs") is not None:
+            raise ConfigError("prompts are given as input_ids or as inputs, given both")
         if input_ids is None:
             input_ids = kwargs.pop("inputs", None)
         if generation_mode == "image":
@@ -99,6 +105,7 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
     def _generate_text(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, may_start_images: bool, **kwargs: Any
     ) -> Any:
+        _check_text_options(kwargs)
         config = self.config
         never = [config.image_token_id, config.visual_token_id, config.image_end_token_id]
         if not may_start_images:
@@ -107,7 +114,13 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
         processors.append(SuppressTokensLogitsProcessor(never, device=input_ids.device))
         if self.vision_encoder is None and kwargs.get("pixel_values") is not None:
             kwargs["image_ids"] = self.encode_images(kwargs.pop("pixel_values")).values
-        return super().generate(input_ids, attention_mask=attention_mask, logits_processor=processors, **kwargs)
+        try:
+            return super().generate(input_ids, attention_mask=attention_mask, logits_processor=processors, **kwargs)
+        except ValueError as error:
+            if isinstance(error, UniMMError):
+                raise
+            # Options are checked by transformers: their ranges, their combinations, and names that it does not know.
+            raise ConfigError(f"writing text: {error}") from error
 
     @torch.no_grad()
     def generate_image(
@@ -203,10 +216,23 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
         input_ids, attention_mask = self._checked_prompts(input_ids, attention_mask)
         if input_ids.shape[0] != 1:
             raise ConfigError(f"interleaved generation takes one sample at a time, given {input_ids.shape[0]}")
+        if not isinstance(image_options, Mapping | None):
+            raise ConfigError(f"image_options must be a mapping of names to values, given {image_options!r}")
+        for name, number in (("max_new_tokens", max_new_tokens), ("max_images", max_images)):
+            if not isinstance(number, int) or number < 0:
+                raise ConfigError(f"{name} must be a whole number of at least 0, given {number!r}")
+        for name in ("return_dict_in_generate", "num_return_sequences"):
+            if (value := text_options.get(name)) not in (None, False) and (value is True or value != 1):
+                raise ConfigError(f"interleaved generation gives one InterleavedOutput and takes no '{name}'")
         drawing = {"generation_config": text_options.get("generation_config"), **(image_options or {})}
         for name in ("num_images_per_prompt", "output_type", "output_logits", "return_dict_in_generate"):
             if drawing.get(name) is not None:
                 raise ConfigError(f"image_options takes no '{name}': one picture goes into the sequence as ids")
+        # Told now rather than when the model opens its first picture.
+        self.image_options(
+            {name: value for name, value in drawing.items() if name not in _PROMPT_OPTIONS},
+            drawing["generation_config"],
+        )
         config, written = self.config, 0
         new_ids: list[torch.Tensor] = []
         if self.vision_encoder is None and pixel_values is not None:
@@ -299,20 +325,20 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
         """Prompts on the model's device.
 
         Raises:
-            ConfigError: no integers of shape (batch, sequence), an empty row, or a mask of another shape.
+            ConfigError: no integers of shape (batch, sequence), an empty row, a mask of another shape or with padding at
+                the end.
             CodebookError: ids outside of the vocabulary.
             LayoutError: longer than the language model's context.
         """
         if not isinstance(input_ids, torch.Tensor) or input_ids.dim() != 2 or 0 in input_ids.shape:
-            found = tuple(input_ids.shape) if isinstance(input_ids, torch.Tensor) else type(input_ids).__name__
+            found = tuple(input_ids.shape) if isinstance(input_ids, torch.Tensor) else described(input_ids)
             raise ConfigError(
                 f"generate needs prompts as {name} of shape (batch, sequence) with at least one token, given {found}"
             )
-        if input_ids.is_floating_point():
-            raise ConfigError(f"{name} must be integers, given {input_ids.dtype}")
-        input_ids = input_ids.to(self.device)
+        input_ids = require_ids(input_ids, name, "(batch, sequence)", error=ConfigError).to(self.device)
         lengths = torch.full((input_ids.shape[0],), input_ids.shape[1])
         if attention_mask is not None:
+            require_tensor(attention_mask, "the attention mask", "(batch, sequence)", error=ConfigError)
             if attention_mask.shape != input_ids.shape:
                 raise ConfigError(
                     f"the attention mask must have the shape of {name}, {tuple(input_ids.shape)}, given "
@@ -320,13 +346,14 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
                 )
             attention_mask = attention_mask.to(self.device)
             lengths = attention_mask.bool().sum(1)
-        low, high, vocabulary = int(input_ids.min()), int(input_ids.max()), self.get_input_embeddings().weight.shape[0]
-        if low < 0 or high >= vocabulary:
-            raise CodebookError(
-                f"{name} must lie in [0, {vocabulary - 1}], found {low} to {high}: was another tokenizer used?"
-            )
+        self.check_text_ids(input_ids, name)
         if int(lengths.min()) == 0:
             raise ConfigError(f"row {int(lengths.argmin())} of {name} is padding alone: an empty prompt")
+        if attention_mask is not None and not bool((ends := attention_mask[:, -1].bool()).all()):
+            raise ConfigError(
+                f"row {int(ends.long().argmin())} of {name} is padded on the right, where it goes on: pad prompts on the left "
+                "(padding_side='left')"
+            )
         limit = self.config.context_length
         if limit is not None and int(lengths.max()) >= limit:
             raise LayoutError(
@@ -334,6 +361,35 @@ class InterleavedGenerationMixin(ImageGenerationMixin):
                 f"model's context of {limit} (max_position_embeddings): shorten the prompt"
             )
         return input_ids, attention_mask
+
+
+def _check_text_options(options: Mapping[str, Any]) -> None:
+    """What transformers would stumble over or take for nothing."""
+    if not isinstance(options.get("generation_config"), GenerationConfig | None):
+        raise ConfigError(f"generation_config must be a GenerationConfig, given {options['generation_config']!r}")
+    wanted: tuple[tuple[str, Any, str], ...] = (
+        ("max_new_tokens", int, "a whole number of at least 1"),
+        ("max_length", int, "a whole number of at least 1"),
+        ("temperature", int | float, "a number above 0"),
+        ("top_p", int | float, "a number in (0, 1]"),
+        ("top_k", int, "a whole number of at least 0"),
+    )
+    for name, kind, words in wanted:
+        value = options.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, kind) or value < 0 or (value == 0 and name != "top_k"):
+            raise ConfigError(f"{name} must be {words}, given {value!r}")
+        if name == "top_p" and value > 1:
+            raise ConfigError(f"{name} must be {words}, given {value!r}")
+    processors = options.get("logits_processor")
+    if processors is not None and not (isinstance(processors, list) and all(map(callable, processors))):
+        raise ConfigError(f"logits_processor must be a list of processors (callables), given {processors!r}")
+    ends = options.get("eos_token_id")
+    if not all(
+        isinstance(one, int | torch.Tensor | None) for one in (ends if isinstance(ends, list | tuple) else [ends])
+    ):
+        raise ConfigError(f"eos_token_id must be an id or a list of ids, given {ends!r}")
 
 
 class _SegmentStreamer(BaseStreamer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, pre_tokenizers
@@ -14,6 +15,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import TextKwargs
 
+from ..checks import described
 from ..data.images import as_picture
 from ..data.transforms import to_pil
 from ..errors import ConfigError, DataError, ImageError, LayoutError, nearest
@@ -41,7 +43,12 @@ def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
     Args:
         words: the vocabulary; other words become `<|unknown|>`.
+
+    Raises:
+        DataError: something else than words.
     """
+    if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise DataError(f"the vocabulary is a list of words, given {words!r}")
     special = ["<|pad|>", "<|unknown|>", "<|bos|>", "<|eos|>", "<|system|>", "<|user|>", "<|assistant|>"]
     special += [IMAGE_TOKEN, VISUAL_TOKEN, IMAGE_START_TOKEN, IMAGE_END_TOKEN]
     vocabulary = {word: index for index, word in enumerate([*special, *sorted(set(words) - set(special))])}
@@ -74,7 +81,11 @@ class UniMMImageProcessor(HubProcessorMixin, PilBackend):
     do_convert_rgb = True
 
     def postprocess(self, images: torch.Tensor) -> list[Image.Image]:
-        """PIL pictures of `(pictures, 3, height, width)` pixels in [-1, 1]."""
+        """PIL pictures of `(pictures, 3, height, width)` pixels in [-1, 1].
+
+        Raises:
+            ImageError: another kind or shape, or values that are not finite.
+        """
         return to_pil(images)
 
 
@@ -99,6 +110,14 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
         num_image_features: int = 0,
         **kwargs: Any,
     ):
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ConfigError(f"the processor needs a text tokenizer of transformers, given {described(tokenizer)}")
+        for name, number, least in (
+            ("num_visual_tokens", num_visual_tokens, 1),
+            ("num_image_features", num_image_features, 0),
+        ):
+            if not isinstance(number, int) or number < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}, given {number!r}")
         self.num_visual_tokens = num_visual_tokens
         self.num_image_features = num_image_features
         for token in (IMAGE_TOKEN, VISUAL_TOKEN, IMAGE_START_TOKEN, IMAGE_END_TOKEN):
@@ -160,6 +179,11 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
         for name in kwargs:
             if name not in TextKwargs.__annotations__:
                 raise ConfigError(f"{type(self).__name__} takes no '{name}'{nearest(name, TextKwargs.__annotations__)}")
+        if kwargs.get("padding_side") not in (None, "left"):
+            raise ConfigError(
+                f"prompts are padded on the left, where generation goes on at the right: given padding_side="
+                f"{kwargs['padding_side']!r}"
+            )
         kwargs |= {"return_tensors": return_tensors, "padding": padding, "add_special_tokens": False}
         texts = _as_texts(text, "text")
         pictures = [as_picture(picture) for picture in _flatten(images)]
@@ -170,6 +194,7 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
         opening = IMAGE_START_TOKEN if generation_mode == "image" else ""
         batch = self._tokenize([one.replace(IMAGE_TOKEN, placeholders) + opening for one in texts], **kwargs)
         if pictures:
+            self._check_placeholders(batch["input_ids"], len(pictures))
             batch["pixel_values"] = self._pixels(pictures, return_tensors)
         if negative_text is not None:
             if generation_mode != "image":
@@ -184,20 +209,49 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
         return BatchFeature(batch)
 
     def _tokenize(self, texts: list[str], **kwargs: Any) -> dict[str, Any]:
-        batch = dict(self.tokenizer(texts, **(kwargs | {"padding_side": "left"})))
+        try:
+            batch = dict(self.tokenizer(texts, **(kwargs | {"padding_side": "left"})))
+        except (TypeError, ValueError, OverflowError) as error:
+            options = {name: value for name, value in kwargs.items() if name != "add_special_tokens"}
+            raise ConfigError(f"the text tokenizer cannot make a batch with {options}: {error}") from error
         batch.pop("token_type_ids", None)
         return batch
+
+    def _check_placeholders(self, input_ids: Any, num_pictures: int) -> None:
+        token, each = (
+            (IMAGE_TOKEN, self.num_image_features)
+            if self.num_image_features
+            else (VISUAL_TOKEN, self.num_visual_tokens)
+        )
+        wanted = self.tokenizer.convert_tokens_to_ids(token)
+        found = sum(int((np.asarray(row) == wanted).sum()) for row in input_ids)
+        if found != num_pictures * each:
+            raise LayoutError(
+                f"the ids have {found} placeholders for {num_pictures} pictures of {each}: do not write '{token}' yourself, "
+                "and leave room for whole pictures where the text is truncated (max_length)"
+            )
 
     def _pixels(self, pictures: list[Any], return_tensors: str | None) -> Any:
         for picture in pictures:
             if isinstance(picture, Image.Image) and 0 in picture.size:
                 raise ImageError(f"a picture of {picture.width}x{picture.height} pixels holds nothing to read")
+            shape = tuple(getattr(picture, "shape", (1,)))
+            if 0 in shape or not {1, 3, 4} & {shape[0], shape[-1]}:
+                raise ImageError(
+                    f"a picture has pixels and 1, 3 or 4 channels, first or last; given {described(picture)}"
+                )
         try:
             pictures = self.image_processor.fetch_images(pictures)
-            return self.image_processor(images=pictures, return_tensors=return_tensors)["pixel_values"]
-        except (TypeError, ValueError, OSError) as error:
+            pixels = self.image_processor(images=pictures, return_tensors=return_tensors)["pixel_values"]
+        except Exception as error:  # files, addresses, decoders and array libraries raise errors of their own
             kinds = ", ".join(sorted({type(picture).__name__ for picture in pictures}))
             raise ImageError(f"pictures given as {kinds} cannot be read: {error}") from error
+        for picture in pixels:
+            if picture.ndim != 3 or picture.shape[0] != 3:
+                raise ImageError(
+                    f"a picture has three channels, found {picture.shape[0]}: its pixels are {described(picture)}"
+                )
+        return pixels
 
     @staticmethod
     def _check_mode(mode: str | None, known: Sequence[str]) -> None:
@@ -216,6 +270,10 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
         for message in _messages(conversation):
             if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
                 raise DataError(f"a message needs a role and a content, given {message!r}")
+            if not isinstance(message["role"], str) or not isinstance(message["content"], str | list | tuple):
+                raise DataError(
+                    f"a message needs a text as its role, and a text or a list of parts as its content: {message!r}"
+                )
             for part in [] if isinstance(message["content"], str) else message["content"]:
                 kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
                 if kind not in ("text", "image", "image_url"):
@@ -236,8 +294,14 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
 
         Returns:
             `input_ids` and `labels`; labels are -100 outside of the targets.
+
+        Raises:
+            DataError: no messages, none of the assistant, or one without role or content.
+            ConfigError: parts that are neither text nor images.
         """
-        first = next((index for index, message in enumerate(messages) if message["role"] == "assistant"), None)
+        messages = _messages(messages)
+        roles = [message.get("role") if isinstance(message, Mapping) else None for message in messages]
+        first = roles.index("assistant") if "assistant" in roles else None
         if first is None:
             raise DataError("a training conversation needs at least one assistant message")
         input_ids: list[int] = []
@@ -286,11 +350,16 @@ class UniMMProcessor(HubProcessorMixin, ProcessorMixin):
 
         Raises:
             ConfigError: an unknown mode.
+            ImageError: no pixels of pictures.
+            DataError: no ids of texts.
         """
         self._check_mode(generation_mode, ("text", "image"))
         if generation_mode == "image":
             return self.image_processor.postprocess(generated_outputs)
-        return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+        try:
+            return self.tokenizer.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+        except TypeError as error:
+            raise DataError(f"texts are made of ids (batch, length), given {described(generated_outputs)}") from error
 
 
 def _as_texts(text: Any, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..checks import described, require_tensor
 from ..conditions.base import Condition, Conditioner
 from ..conditions.text_encoder import TextEncoder, TextFeatures, as_prompts
 from ..errors import ConfigError
@@ -95,7 +96,11 @@ class TextConditioned:
         Raises:
             ConfigError: inputs that the condition does not take, that exclude each other, or that differ in number.
         """
-        given = {name: value.to(self.device) for name, value in inputs.items() if value is not None}
+        given = {
+            name: require_tensor(value, name, "(batch, …)", error=ConfigError).to(self.device)
+            for name, value in inputs.items()
+            if value is not None
+        }
         negative = None
         texts = (prompt, prompt_embeds, negative_prompt, negative_prompt_embeds)
         if any(one is not None for one in texts) and not self.condition.takes_text:
@@ -110,6 +115,9 @@ class TextConditioned:
         if positive is not None:
             given = self._as_inputs(positive)
         given = self._condition_inputs(**given)
+        for name, value in given.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise ConfigError(f"{name} hold values that are not finite: encode the prompt anew")
         batch_size = self.condition.batch_size(**given)
         features = self._features(
             negative_prompt, negative_prompt_embeds, negative_prompt_attention_mask, "negative_prompt"
@@ -138,7 +146,13 @@ class TextConditioned:
         if isinstance(embeds, torch.Tensor):
             if mask is None:
                 mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+            require_tensor(mask, f"{name}_attention_mask", "(batch, length)", error=ConfigError)
             return TextFeatures(embeds, mask)
+        if not isinstance(embeds, TextFeatures | None):
+            raise ConfigError(
+                f"{name}_embeds must be a tensor (batch, length, channels) or what a text encoder's encode gives, given "
+                f"{described(embeds)}"
+            )
         return embeds
 
     def _as_inputs(self, features: TextFeatures) -> ConditionInputs:

@@ -69,6 +69,9 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
+        for name in ("image_channels", "base_channels", "encoder_channels", "code_channels", "num_norm_groups"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, given {getattr(self, name)}")
         multipliers = self.channel_multipliers, self.decoding_multipliers
         if not multipliers[0] or len(multipliers[0]) != len(multipliers[1]):
             raise ConfigError(
@@ -158,7 +161,7 @@ class ConvolutionalTokenizer(VisualTokenizer):
             overlap: pixels that neighbouring tiles share.
             exact: give the group norms the statistics of the whole picture, which takes many times as long.
         """
-        tiling = Tiling(size, overlap, blend=overlap // 2, exact=exact)
+        tiling = Tiling(size, overlap, blend=overlap // 2 if isinstance(overlap, int) else overlap, exact=exact)
         tiling.check(self.stride)
         self.tiling = tiling
 

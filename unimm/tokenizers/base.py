@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..errors import ConfigError, LayoutError
+from ..checks import described
+from ..errors import ConfigError, ImageError, LayoutError
 from ..hub.mixins import HubModelMixin
 from ..tokens import TokenKind, TokenLayout, VisualTokens
+
+#: Resampling and noise leave [-1, 1] by a little, pixels that were never scaled by a lot.
+_FARTHEST_PIXEL = 16.0
 
 
 @dataclass
@@ -75,7 +80,8 @@ class VisualTokenizer(HubModelMixin, PreTrainedModel):
             pixel_values: `(batch, channels, height, width)` in [-1, 1].
 
         Raises:
-            LayoutError: height or width is no multiple of the stride.
+            LayoutError: no pictures of that shape, or a height or width that is no multiple of the stride.
+            ImageError: values that are not finite, or far from [-1, 1].
         """
 
     @abstractmethod
@@ -126,6 +132,8 @@ class VisualTokenizer(HubModelMixin, PreTrainedModel):
         Raises:
             LayoutError: a side is no positive multiple of the stride.
         """
+        if not isinstance(height, Integral | torch.SymInt) or not isinstance(width, Integral | torch.SymInt):
+            raise LayoutError(f"height and width are whole numbers of pixels, given {height!r} and {width!r}")
         if height < 1 or width < 1 or height % self.stride or width % self.stride:
             raise LayoutError(
                 f"a picture's sides must be positive multiples of the tokenizer's stride of {self.stride}, "
@@ -134,17 +142,34 @@ class VisualTokenizer(HubModelMixin, PreTrainedModel):
         return height // self.stride, width // self.stride
 
     def check_pixels(self, pixel_values: torch.Tensor, channels: int = 3) -> None:
-        """Refuses anything but `(batch, channels, height, width)`.
+        """Refuses anything but `(batch, channels, height, width)` with at least one picture.
+
+        The range is looked at where that waits for no device: on the CPU.
 
         Raises:
-            LayoutError: another shape, or sides that are no multiples of the stride.
+            LayoutError: another kind or shape, or sides that are no multiples of the stride.
+            ImageError: values that are not finite, or far from [-1, 1].
         """
-        if pixel_values.dim() != 4 or pixel_values.shape[1] != channels or not pixel_values.is_floating_point():
+        if (
+            not isinstance(pixel_values, torch.Tensor)
+            or pixel_values.dim() != 4
+            or pixel_values.shape[1] != channels
+            or not pixel_values.is_floating_point()
+        ):
             raise LayoutError(
                 f"pixel_values must be floating point of shape (batch, {channels}, height, width), given "
-                f"{pixel_values.dtype} of shape {tuple(pixel_values.shape)}"
+                f"{described(pixel_values)}"
             )
         self.latent_size(*pixel_values.shape[-2:])
+        if len(pixel_values) == 0:
+            raise LayoutError(f"pixel_values hold no picture: their shape is {tuple(pixel_values.shape)}")
+        if pixel_values.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (float(value) for value in torch.aminmax(pixel_values.detach()))
+            if not -_FARTHEST_PIXEL <= low <= high <= _FARTHEST_PIXEL:
+                raise ImageError(
+                    f"pixel_values lie in [-1, 1], found values from {low:g} to {high:g}: scale 8-bit pixels with "
+                    "pixels / 127.5 - 1, and leave out pictures that are not finite"
+                )
 
     def enable_slicing(self) -> None:
         """Encodes and decodes the pictures of a batch one after the other: the memory of one picture for any batch.
@@ -175,9 +200,37 @@ class VisualTokenizer(HubModelMixin, PreTrainedModel):
         """Encodes and decodes pictures whole, as from the start."""
 
     def _check_size(self, size: tuple[int, int] | None, latent_size: tuple[int, ...]) -> None:
+        if size is None:
+            return
+        height, width = as_size(size)
         own = tuple(side * self.stride for side in latent_size)
-        if size is not None and tuple(size) != own:
-            raise LayoutError(f"these tokens decode to {own[0]}x{own[1]} pixels, asked for {size[0]}x{size[1]}")
+        if (height, width) != own:
+            raise LayoutError(f"these tokens decode to {own[0]}x{own[1]} pixels, asked for {height}x{width}")
+
+
+def as_size(size: Any) -> tuple[int, int]:
+    """Height and width in pixels.
+
+    Raises:
+        LayoutError: something else than two whole numbers.
+    """
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(side, Integral) for side in size):
+        raise LayoutError(f"a size is (height, width) in whole pixels, given {size!r}")
+    height, width = size
+    return height, width
+
+
+def check_tokens(tokens: Any, tokenizer: Any) -> None:
+    """Refuses everything but `VisualTokens`.
+
+    Raises:
+        LayoutError: with what was given.
+    """
+    if not isinstance(tokens, VisualTokens):
+        raise LayoutError(
+            f"{type(tokenizer).__name__} decodes VisualTokens, given {described(tokens)}: ids become tokens with "
+            "VisualTokens(tokenizer.layout_for(height, width), ids=ids)"
+        )
 
 
 def sum_losses(losses: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -189,8 +242,9 @@ def grid_of(tokens: VisualTokens, tokenizer: Any) -> tuple[int, int]:
     """Rows and columns of tokens on a single grid.
 
     Raises:
-        LayoutError: several levels, or another number of dimensions.
+        LayoutError: no visual tokens, several levels, or another number of dimensions.
     """
+    check_tokens(tokens, tokenizer)
     if tokens.layout.num_levels != 1 or tokens.layout.num_dimensions != 2:
         raise LayoutError(
             f"{type(tokenizer).__name__} decodes one grid (rows and columns), given tokens of {tokens.layout}"

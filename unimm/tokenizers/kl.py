@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checks import described
 from ..configuration import UniMMConfig
 from ..dependencies import needed_for
 from ..errors import ConfigError, LayoutError, nearest
@@ -95,7 +96,10 @@ class KLTokenizer(VisualTokenizer):
 
         Raises:
             LayoutError: a side is no multiple of the stride.
+            ConfigError: no generator.
         """
+        if not isinstance(generator, torch.Generator | None):
+            raise ConfigError(f"generator must be a torch.Generator, given {described(generator)}")
         posterior = self._posterior(pixel_values)
         latents = posterior.mean if generator is None else posterior.sample(generator)
         return self._tokens(latents)
@@ -112,6 +116,10 @@ class KLTokenizer(VisualTokenizer):
         self._check_size(size, (height, width))
         if tokens.latents is None:
             raise LayoutError("a KL tokenizer decodes latents, given ids: were they made with another tokenizer?")
+        if tokens.latents.shape[-1] != self.latent_channels:
+            raise LayoutError(
+                f"this tokenizer's latents have {self.latent_channels} channels, given {described(tokens.latents)}"
+            )
         settings = self.autoencoder.config
         latents = tokens.latents.to(self.dtype).transpose(1, 2).unflatten(-1, (height, width))
         pixels = self.autoencoder.decode(latents / settings.scaling_factor + (settings.shift_factor or 0.0)).sample

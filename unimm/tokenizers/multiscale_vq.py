@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from ..checks import described
 from ..errors import ConfigError, LayoutError
-from ..tokens import TokenLayout, VisualTokens, check_ids
+from ..tokens import TokenLayout, VisualTokens
+from .base import as_size, check_tokens
 from .codebook import CodebookTokenizerConfig, QuantizerOutput
 from .quantizers import ResidualPyramidQuantizer, ResizeMode
 from .vq import CodebookTokenizer
@@ -202,11 +204,21 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
 
         Args:
             tokens: ids of a whole pyramid.
+
+        Raises:
+            LayoutError: no tokens, or latents.
+            CodebookError: ids outside of the codebook (`embed` says where that is checked).
         """
-        assert tokens.ids is not None
+        check_tokens(tokens, self)
+        if tokens.ids is None:
+            raise LayoutError("the slots of a pyramid start from ids, given latents")
         layout = tokens.layout
-        canvases = self.quantizer.running(tokens.ids, layout, layout.num_levels - 1)
-        resized = [self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)]
+        try:
+            canvases = self.quantizer.running(tokens.ids, layout, layout.num_levels - 1)
+            resized = [self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)]
+        except IndexError:
+            self.one_id_per_token(tokens)
+            raise
         return (
             torch.cat(resized, dim=1)
             if resized
@@ -243,22 +255,35 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         return self.quantizer.resize_canvas(canvas, size)
 
     def decode_canvas(self, canvas: torch.Tensor, clamp: bool = True) -> torch.Tensor:
-        """Pictures of a canvas `(batch, channels, h, w)`."""
+        """Pictures of a canvas `(batch, channels, h, w)`.
+
+        Raises:
+            LayoutError: another shape.
+        """
+        if not isinstance(canvas, torch.Tensor) or canvas.dim() != 4 or canvas.shape[1] != self.latent_channels:
+            raise LayoutError(
+                f"a canvas must be (batch, {self.latent_channels}, rows, columns), given {described(canvas)}"
+            )
         return self.decode_features(canvas, clamp=clamp)
 
     def _checked_ids(self, tokens: VisualTokens) -> torch.Tensor:
+        check_tokens(tokens, self)
+        if tokens.layout.num_dimensions != 2:
+            raise LayoutError(f"a multi-scale VQ tokenizer decodes grids (rows and columns), given {tokens.layout}")
         if tokens.ids is None:
             raise LayoutError(
                 "a multi-scale VQ tokenizer decodes ids, given latents: decode_canvas takes a finished canvas"
             )
-        check_ids(tokens.ids, self.codebook_size)
-        return tokens.ids
+        return self.one_id_per_token(tokens)
 
     def _whole_layout(
         self, tokens: VisualTokens, size: tuple[int, int] | None, layout: TokenLayout | None
     ) -> TokenLayout:
         """The pyramid that the tokens are the first levels of: the given one, the config's, or their own."""
         given, own = tokens.layout, self.config.layout
+        size = None if size is None else as_size(size)
+        if not isinstance(layout, TokenLayout | None):
+            raise LayoutError(f"layout must be a TokenLayout, given {layout!r}")
         if layout is None:
             layout = own if own.levels[: given.num_levels] == given.levels else given
             if size is not None and given.final == self.latent_size(*size):

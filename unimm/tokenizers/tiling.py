@@ -41,6 +41,8 @@ class Tiling:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        if not all(isinstance(number, int) for number in (self.size, self.overlap, self.blend)):
+            raise ConfigError(f"a tile's size, overlap and blend are whole pixels, given {self}")
         if not 0 < self.blend <= self.overlap <= self.size // 2:
             raise ConfigError(
                 "tiles need 0 < blend <= overlap <= size / 2 (pixels), given "

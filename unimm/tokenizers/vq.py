@@ -12,6 +12,8 @@ from abc import abstractmethod
 import torch
 from torch import nn
 
+from ..checks import described, require_ids
+from ..errors import LayoutError
 from ..tokens import VisualTokens, check_ids
 from .autoencoder import ConvolutionalTokenizer
 from .base import TokenizerOutput, grid_of, sum_losses
@@ -35,8 +37,35 @@ class CodebookTokenizer(ConvolutionalTokenizer):
         return self.quantizer.codebook.rows()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Codes of ids: `(…)` int64 to `(…, latent_channels)` fp32."""
-        return self.quantizer.codebook.lookup(ids)
+        """Codes of ids: `(…)` integers to `(…, latent_channels)` fp32.
+
+        On an accelerator the range is not checked, because this runs at every step of a drawing: `check_ids` does it.
+
+        Raises:
+            LayoutError: no tensor of integers.
+            CodebookError: ids outside of the codebook.
+        """
+        ids = require_ids(ids, "ids", "(…)")
+        try:
+            return self.quantizer.codebook.lookup(ids)
+        except IndexError:
+            check_ids(ids, self.codebook_size)
+            raise
+
+    def one_id_per_token(self, tokens: VisualTokens) -> torch.Tensor:
+        """The ids `(batch, length)` of tokens, once they have been checked against the codebook.
+
+        Raises:
+            LayoutError: several ids per token.
+            CodebookError: ids outside of the codebook.
+        """
+        assert tokens.ids is not None
+        if tokens.ids.dim() != 2:
+            raise LayoutError(
+                f"{type(self).__name__} has one codebook and one id per token, given ids of shape {tuple(tokens.ids.shape)}"
+            )
+        check_ids(tokens.ids, self.codebook_size)
+        return tokens.ids
 
     @abstractmethod
     def quantize(self, features: torch.Tensor) -> QuantizerOutput:
@@ -110,7 +139,10 @@ class VQTokenizer(CodebookTokenizer):
         self._check_size(size, (height, width))
         if tokens.ids is None:
             codes = tokens.values
+            if codes.shape[-1] != self.latent_channels:
+                raise LayoutError(
+                    f"this tokenizer's latents have {self.latent_channels} channels, given {described(codes)}"
+                )
         else:
-            check_ids(tokens.ids, self.codebook_size)
-            codes = self.embed(tokens.ids)
+            codes = self.embed(self.one_id_per_token(tokens))
         return self.decode_features(codes.transpose(1, 2).unflatten(-1, (height, width)), clamp=clamp)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -12,10 +11,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from ..errors import OutputError
-from ..files import output_error, write_json
+from ..files import as_output_error, output_error, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -202,23 +198,3 @@ def sync_folder(path: str | os.PathLike) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def as_output_error(path: str | os.PathLike, error: BaseException) -> OutputError | None:
-    """The `OutputError` behind a failed write, or None where the failure has another cause.
-
-    safetensors and torch report a full disk as errors of their own, without an `errno`.
-    """
-    if isinstance(error, OutputError):
-        return error
-    if isinstance(error, OSError):
-        return output_error(path, error)
-    text = str(error)
-    if isinstance(error, SafetensorError) and (found := re.search(r"\(os error (\d+)\)", text)):
-        number = int(found[1])
-        return output_error(path, OSError(number, os.strerror(number)))
-    if isinstance(error, RuntimeError) and re.search(
-        r"PytorchStreamWriter failed|inline_container|iostream error", text
-    ):
-        return output_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
-    return None

@@ -20,6 +20,8 @@ from ..errors import CheckpointError
 from ..systems import System, get_system, load_released
 
 ABSOLUTE_SLACK = 1e-6
+# What the config.json of every case says.
+_FIELDS = ("system", "constructor", "tolerance")
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,32 @@ class Case:
             if not (path / name).is_file():
                 raise CheckpointError(f"'{path}' is no case of reference numbers: it has no {name}")
         try:
-            config = json.loads((path / "config.json").read_text())
+            config = cls.load_config(path)
             tensors = load_file(path / "io.safetensors")
             weights = load_file(path / "weights.safetensors")
+        except CheckpointError:
+            raise
         except Exception as error:
             raise CheckpointError(f"'{path}' cannot be read: {error}") from error
         return cls(path, config, _with_prefix(tensors, "in."), _with_prefix(tensors, "out."), weights)
+
+    @staticmethod
+    def load_config(path: Path) -> dict[str, Any]:
+        """The `config.json` of a folder.
+
+        Raises:
+            CheckpointError: no JSON, or without the fields that every case has.
+        """
+        try:
+            config = json.loads((path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"'{path / 'config.json'}' cannot be read: {error}") from error
+        missing = [name for name in _FIELDS if not isinstance(config, dict) or name not in config]
+        if missing:
+            raise CheckpointError(
+                f"'{path}' is no case of reference numbers: its config.json lacks {', '.join(missing)}"
+            )
+        return config
 
     @property
     def name(self) -> str:
@@ -164,7 +186,7 @@ def find_cases(paths: Sequence[str | Path]) -> list[tuple[System, Path]]:
                 "weights.safetensors"
             )
         for case in cases:
-            found.append((get_system(json.loads((case / "config.json").read_text())["system"]), case))
+            found.append((get_system(Case.load_config(case)["system"]), case))
     return found
 
 

@@ -79,6 +79,8 @@ class WorldConfig:
             "sizes",
             "words",
         ):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ConfigError(f"{name} must be a list, given {getattr(self, name)!r}")
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.textures:
             stated = "texture" in (*self.attributes, *self.optional_attributes)
