@@ -13,13 +13,17 @@ from safetensors.torch import load_file, save_file
 from test_cli import run
 
 import unimm
-from unimm.conversion.checkpoints import convert, export
+from unimm.conversion.checkpoints import convert, export, read_checkpoint
+from unimm.data.cards import load_card
 from unimm.data.loading import export_rows
-from unimm.errors import CheckpointError, ConfigError, DataError, OutputError
+from unimm.errors import CheckpointError, ConfigError, DataError, LicenseError, OutputError
 from unimm.files import atomic_folder, check_output, staged_files
+from unimm.hub.push import Push
+from unimm.models.building import build_model
 from unimm.models.folders import load_config, load_model
 from unimm.systems import get_system
 from unimm.tokenizers import VQTokenizer
+from unimm.verification import find_cases
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +154,52 @@ def test_loading_says_which_keys_do_not_fit(models):
             unimm.pipeline(wrong)
         with pytest.raises(ConfigError, match="a folder or a Hub id"):
             load_config(wrong)
+
+
+NO_TOKENIZER = r"holds a UniMMForImageGeneration, which is no visual tokenizer"
+
+
+@pytest.mark.parametrize(
+    ("section", "tokenizer", "error", "message"),
+    [
+        ([1], None, ConfigError, r"must be a mapping"),
+        ({"config": 3}, None, ConfigError, r"a mapping of fields, given 3"),
+        ({"system": 3}, None, ConfigError, r"no system '3'"),
+        ({"system": "var", "preset": "d16", "overrides": 3}, None, ConfigError, r"overrides must be a mapping"),
+        ({"path": 3}, None, ConfigError, r"given 3"),
+        ({"path": "nowhere"}, None, ConfigError, r"neither a folder here nor a Hub id"),
+        ({"path": "EMPTY"}, None, ConfigError, r"no config.json"),
+        ({"path": "NOTYPE"}, None, CheckpointError, r"the config at .* cannot be loaded"),
+        ({"path": "MISSING"}, None, CheckpointError, r"missing backbone"),
+        ({"path": "RASTER"}, "RASTER", ConfigError, NO_TOKENIZER),
+    ],
+)
+def test_a_recipes_model_section_that_names_no_model_is_refused(models, section, tokenizer, error, message):
+    if isinstance(section, dict) and (models / str(section.get("path"))).exists():
+        section = {"path": str(models / section["path"])}
+    with pytest.raises(error, match=message):
+        build_model(section, None if tokenizer is None else str(models / tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda folder: Push.prepare(None, "a/b"), CheckpointError, r"must be a path, given None"),
+        (lambda folder: Push.prepare(folder / "RASTER", None), ConfigError, r"a text \(owner/name\), given None"),
+        (lambda folder: Push.prepare(folder / "RASTER", "a/b", license=3, token="x"), LicenseError, r"given 3"),
+        (lambda folder: Push.prepare(folder / "LIST", "a/b"), CheckpointError, r"no weights"),
+        (lambda folder: build("raster").push_to_hub("a/b", license=3, token="x"), LicenseError, r"given 3"),
+        (lambda folder: read_checkpoint(None), CheckpointError, r"must be a path"),
+        (lambda folder: convert("var", folder, folder), ConfigError, r"takes a System .*given 'var'"),
+        (lambda folder: export(get_system("var"), None, folder / "out.pt"), CheckpointError, r"no model to export"),
+        (lambda folder: find_cases([]), CheckpointError, r"at least one folder"),
+        (lambda folder: find_cases("case"), CheckpointError, r"as a list"),
+        (lambda folder: load_card(3), DataError, r"must be a path, given 3"),
+    ],
+)
+def test_systems_cards_and_pushes_refuse_other_kinds(models, call, error, message):
+    with pytest.raises(error, match=message):
+        call(models)
 
 
 def test_a_class_does_not_load_the_weights_of_another(models):

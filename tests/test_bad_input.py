@@ -32,8 +32,14 @@ from unimm import (
     VisualTokens,
 )
 from unimm.backbones import VisualTransformerConfig
+from unimm.data.digits import digits_dataset
+from unimm.data.loading import load_rows
+from unimm.data.photographs import photographs_dataset
+from unimm.data.shapes import ShapesSampler
+from unimm.data.transforms import as_output_type, make_grid, to_pixel_values
 from unimm.errors import CodebookError, ConfigError, DataError, ImageError, LayoutError
 from unimm.evaluation.benchmarks import run_benchmark
+from unimm.evaluation.shapes import ShapesJudge, evaluate_generations, wilson_interval
 from unimm.generation.loop import Inpainting
 from unimm.memory import describe_generation
 from unimm.models import word_tokenizer
@@ -540,3 +546,49 @@ def test_the_pyramid_of_another_tokenizer_is_refused_by_the_generator():
     other = VisualTokens(TokenLayout.pyramid([1, 4]), ids=torch.zeros(1, 17, dtype=torch.long))
     refused(LayoutError, r"1x1 \+ 2x2 \+ 4x4 has 21 tokens, given 17", lambda: model("scale").as_tokens(other.values))
     assert PYRAMID["levels"] == (1, 2, 4)
+
+
+SQUARE = np.zeros((32, 32, 3), "uint8")
+
+
+@pytest.mark.needs("datasets")
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: load_rows("digits", 3), DataError, r"no split '3'"),
+        (lambda: load_rows("digits", num_rows=1.5), DataError, r"num_rows must be 1 or more, given 1.5"),
+        (lambda: load_rows("digits", seed="x"), DataError, r"seed must be 0 or more, given 'x'"),
+        (lambda: load_rows("digits", streaming="yes"), DataError, r"streaming must be True or False"),
+        (lambda: digits_dataset(resolution="x"), ConfigError, r"resolution must be 10 or more, given 'x'"),
+        (lambda: photographs_dataset(num_rows="x"), ConfigError, r"num_rows must be 1 or more"),
+        (lambda: photographs_dataset(resolution="x"), ConfigError, r"1 to 300.*given 'x'"),
+    ],
+)
+def test_data_sets_check_the_kinds_of_their_options(call, error, message):
+    refused(error, message, call)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ShapesSampler("train", num_rows=-1), ConfigError, r"num_rows must be 1 or more, given -1"),
+        (lambda: ShapesSampler("train", seed="x"), ConfigError, r"seed must be 0 or more"),
+        (lambda: ShapesSampler("train", resolution="x"), ImageError, r"16 pixels a side or more, but got 'x'"),
+        (lambda: ShapesSampler("train", words=(3,)), ConfigError, r"words must be words"),
+        (lambda: ShapesSampler("train", held_out_share="x"), ConfigError, r"a share in \[0, 1\], but got 'x'"),
+        (lambda: to_pixel_values(None, 16, 16), ImageError, r"a list of pictures, given None"),
+        (lambda: to_pixel_values([3], 16, 16), ImageError, r"a PIL picture or a uint8 array .*given 3"),
+        (lambda: to_pixel_values([SQUARE], "a", 16), ConfigError, r"given 'a' and 16"),
+        (lambda: make_grid(None, None), ImageError, r"a list of pictures"),
+        (lambda: as_output_type(None, "pt"), ImageError, r"pixels must be a tensor"),
+        (lambda: ShapesJudge().judge(SQUARE, 3), DataError, r"a sentence of the world's grammar, given 3"),
+        (lambda: evaluate_generations([SQUARE], None), DataError, r"captions must be a list"),
+    ],
+)
+def test_pictures_and_judges_refuse_other_kinds(call, error, message):
+    refused(error, message, call)
+
+
+def test_a_rate_lies_within_its_cases():
+    with pytest.raises(ValueError, match="must lie in 0 to 3, but got 5"):
+        wilson_interval(5, 3)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from numbers import Integral
 from typing import Any
 
 import torch
 
-from .errors import CodebookError, LayoutError, UniMMError
+from .errors import CodebookError, ConfigError, LayoutError, UniMMError
 
 _ID_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -17,6 +19,28 @@ def described(value: Any) -> str:
         kind = "" if isinstance(value, torch.Tensor) else f"{type(value).__name__} of "
         return f"{kind}{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
     return f"{value!r}" if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
+
+
+def require_count(value: Any, name: str, least: int = 1, *, error: type[UniMMError] = ConfigError) -> int:
+    """Refuses everything but a whole number of at least `least`.
+
+    Raises:
+        UniMMError: of the given class.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise error(f"{name} must be {least} or more, given {value!r}")
+    return int(value)
+
+
+def require_path(value: Any, name: str, *, error: type[UniMMError]) -> str:
+    """Refuses everything but a path.
+
+    Raises:
+        UniMMError: of the given class.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise error(f"{name} must be a path, given {value!r}")
+    return os.fspath(value)
 
 
 def require_tensor(

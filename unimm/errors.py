@@ -61,7 +61,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
         name: what the user wrote.
         known: the names that exist.
     """
-    known = sorted(known)
+    name, known = str(name), sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f" (did you mean '{close[0]}'?)"

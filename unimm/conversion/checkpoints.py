@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from ..checks import described, require_path
 from ..errors import CheckpointError, ConfigError
 from ..files import atomic_file, atomic_folder, check_output
 from ..hub.cards import CardFacts, write_card
@@ -31,7 +32,7 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     Raises:
         CheckpointError: no such file, another format, or a file that holds more than weights.
     """
-    path = Path(path)
+    path = Path(require_path(path, "a checkpoint", error=CheckpointError))
     if path.is_dir():
         candidates = sorted(path.glob("*.index.json")) or sorted(path.glob("*.safetensors"))
         candidates = candidates or sorted(path.glob("*.pt")) + sorted(path.glob("*.pth")) + sorted(path.glob("*.bin"))
@@ -130,6 +131,10 @@ def convert(
         CheckpointError: files that do not fit.
         OutputError: the folder cannot be written.
     """
+    if not isinstance(system, System) or not isinstance(config, PreTrainedConfig | None):
+        raise ConfigError(
+            f"convert takes a System (get_system(name)) and a config, given {described(system)} and {described(config)}"
+        )
     check_output(Path(output) / "config.json")
     state = _unwrapped(system, read_checkpoint(checkpoint), config)
     sampling: Mapping[str, Any] = {}
@@ -190,6 +195,8 @@ def export(
         ConfigError: one file for both.
         OutputError: a file cannot be written.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise CheckpointError(f"there is no model to export, given {described(model)}")
     for path in (output, *(() if tokenizer_output is None else (tokenizer_output,))):
         if Path(path).suffix not in _EXPORTED:
             raise CheckpointError(f"'{path}' must end in {', '.join(_EXPORTED[:-1])} or {_EXPORTED[-1]}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ..checks import require_path
 from ..errors import DataError, nearest
 
 BUILTIN_SOURCES = ("shapes", "digits", "photographs")
@@ -252,7 +253,7 @@ def load_card(name_or_path: str | os.PathLike | DataCard) -> DataCard:
     """
     if isinstance(name_or_path, DataCard):
         return name_or_path
-    given = os.fspath(name_or_path)
+    given = require_path(name_or_path, "a data card", error=DataError)
     if given.endswith(".md") or os.sep in given:
         path = Path(given).expanduser()
         if not path.is_file():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..checks import require_count
 from ..dependencies import needed_for
 from ..errors import ConfigError, nearest
 from .rows import Row, caption_row, class_row, question_row, row_features
@@ -130,16 +131,15 @@ def digits_dataset(
 
     if task not in TASKS:
         raise ConfigError(f"the digits have no task {task!r}{nearest(task, TASKS)}")
-    if resolution < 10:
-        raise ConfigError(f"resolution must be 10 or more, given {resolution}")
+    require_count(resolution, "resolution", least=10)
+    if num_rows is not None:
+        require_count(num_rows, "num_rows")
     if augment and split != "train":
         raise ConfigError(f"augment changes training digits only, given the split {split!r}")
     images, labels = _digits()
     numbers = split_indices(split)
     if num_rows is None or not augment:
         num_rows = min(len(numbers), len(numbers) if num_rows is None else num_rows)
-    if num_rows < 1:
-        raise ConfigError(f"num_rows must be 1 or more, given {num_rows}")
     rows = []
     for index in range(num_rows):
         number = numbers[index % len(numbers)]

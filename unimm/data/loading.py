@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from rich.text import Text
 
+from ..checks import require_count
 from ..dependencies import needed_for
 from ..errors import DataError, nearest
 from ..files import atomic_file, atomic_folder, check_output
@@ -63,8 +64,11 @@ def load_rows(
     """
     card = load_card(card)
     streaming = card.streaming if streaming is None else streaming
-    if num_rows is not None and num_rows < 1:
-        raise DataError(f"num_rows must be 1 or more, given {num_rows}")
+    if num_rows is not None:
+        require_count(num_rows, "num_rows", error=DataError)
+    require_count(seed, "seed", least=0, error=DataError)
+    if not isinstance(streaming, bool):
+        raise DataError(f"streaming must be True or False, given {streaming!r}")
     if card.builtin:
         return _builtin_rows(card, split, streaming, num_rows, seed, options)
     card = card.with_options(options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..checks import require_count
 from ..dependencies import needed_for
 from ..errors import ConfigError, nearest
 from .rows import image_row, row_features
@@ -89,11 +90,10 @@ def photographs_dataset(
 
     if split not in SPLITS:
         raise ConfigError(f"the photographs have no split {split!r}{nearest(split, SPLITS)}")
-    if num_rows < 1:
-        raise ConfigError(f"num_rows must be 1 or more, given {num_rows}")
-    if not 1 <= resolution <= 300:
+    require_count(num_rows, "num_rows")
+    if not isinstance(resolution, int) or not 1 <= resolution <= 300:
         raise ConfigError(
-            f"resolution must lie in 1 to 300, the smallest photograph's shorter side; given {resolution}"
+            f"resolution must lie in 1 to 300, the smallest photograph's shorter side; given {resolution!r}"
         )
     rows = []
     for index in range(num_rows):

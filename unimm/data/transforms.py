@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ..checks import described
+from ..checks import described, require_tensor
 from ..errors import ConfigError, ImageError
 from ..files import atomic_file
 from .images import decode_image
@@ -60,10 +60,12 @@ def to_pixel_values(
         raise ConfigError(
             f"min_crop must lie in (0, 1], and be 1 unless crop is 'random'; given {min_crop} with {crop!r}"
         )
-    if height < 1 or width < 1:
-        raise ConfigError(f"height and width must be 1 or more, given {height} and {width}")
+    if not isinstance(height, int) or not isinstance(width, int) or height < 1 or width < 1:
+        raise ConfigError(f"height and width must be 1 or more, given {height!r} and {width!r}")
     if generator is None and (crop == "random" or flip):
         raise ConfigError("a random crop or flip needs generator=torch.Generator()")
+    if not isinstance(images, Sequence | np.ndarray) or isinstance(images, str):
+        raise ImageError(f"expected a list of pictures, given {described(images)}")
     if len(images) == 0:
         raise ConfigError("expected at least one picture, given none")
     arrays = []
@@ -119,6 +121,7 @@ def as_output_type(
         return to_pil(pixel_values)
     if output_type not in ("pt", "np"):
         raise ConfigError(f"output_type of pictures must be 'pt', 'np' or 'pil', given {output_type!r}")
+    require_tensor(pixel_values, "pixels", "(pictures, 3, height, width)", 4, error=ImageError)
     pixels = (pixel_values * 0.5 + 0.5).clamp(0, 1)
     return pixels if output_type == "pt" else pixels.float().permute(0, 2, 3, 1).cpu().numpy()
 
@@ -143,6 +146,8 @@ def make_grid(
     Raises:
         ConfigError: no pictures, another number of captions than of pictures, or a number below 1.
     """
+    if not isinstance(images, Sequence | np.ndarray) or isinstance(images, str):
+        raise ImageError(f"expected a list of pictures, given {described(images)}")
     if len(images) == 0:
         raise ConfigError("a grid needs at least one picture, given none")
     if captions is not None and len(captions) != len(images):
@@ -207,6 +212,8 @@ def _as_picture(image: Image.Image | np.ndarray) -> Image.Image:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ImageError(f"expected a uint8 array (height, width, 3), given {image.dtype} {image.shape}")
         return Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ImageError(f"expected a PIL picture or a uint8 array (height, width, 3), given {described(image)}")
     return image if image.mode == "RGB" else decode_image(image)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from ..data.shapes.language import Claims, check_claims, parse_caption
-from ..errors import ImageError
+from ..errors import DataError, ImageError
 from .shapes_reading import Reading, read_picture
 
 
@@ -64,8 +65,7 @@ class ShapesJudge:
             DataError: the caption is no sentence of the grammar.
             ImageError: the picture has another type or shape.
         """
-        claims = parse_caption(caption) if isinstance(caption, str) else caption
-        return self.judge_reading(self.read(image), claims)
+        return self.judge_reading(self.read(image), _as_claims(caption))
 
     def judge_reading(self, reading: Reading, claims: Claims) -> Verdict:
         """Judges what `read` saw."""
@@ -81,6 +81,12 @@ class ShapesJudge:
         if len(images) != len(captions):
             raise ImageError(f"got {len(images)} pictures for {len(captions)} captions; give one caption per picture")
         return [self.judge(image, caption) for image, caption in zip(images, captions, strict=True)]
+
+
+def _as_claims(caption: Any) -> Claims:
+    if not isinstance(caption, str | Claims):
+        raise DataError(f"a caption is a sentence of the world's grammar, given {caption!r}")
+    return parse_caption(caption) if isinstance(caption, str) else caption
 
 
 def _as_pixels(image) -> np.ndarray:
@@ -101,10 +107,12 @@ def wilson_interval(num_right: int, num_all: int) -> tuple[float, float]:
     `(p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)` with z = 1.96.
 
     Raises:
-        ValueError: `num_all` is not positive.
+        ValueError: `num_all` is not positive, or `num_right` not within it.
     """
-    if num_all <= 0:
-        raise ValueError(f"a rate needs at least one case, but got {num_all}")
+    if not isinstance(num_all, Integral) or num_all <= 0:
+        raise ValueError(f"a rate needs at least one case, but got {num_all!r}")
+    if not isinstance(num_right, Integral) or not 0 <= num_right <= num_all:
+        raise ValueError(f"the number of right cases must lie in 0 to {num_all}, but got {num_right!r}")
     z = 1.959964
     share = num_right / num_all
     middle = share + z * z / (2 * num_all)
@@ -129,8 +137,11 @@ def evaluate_generations(
 
     Raises:
         ImageError: no pictures, or more or fewer pictures than captions.
+        DataError: captions that are no sentences of the grammar.
     """
-    claims = [parse_caption(caption) if isinstance(caption, str) else caption for caption in captions]
+    if not isinstance(captions, Sequence) or isinstance(captions, str):
+        raise DataError(f"captions must be a list of sentences, given {captions!r}")
+    claims = [_as_claims(caption) for caption in captions]
     if not claims:
         raise ImageError("there is nothing to evaluate: got no pictures")
     verdicts = (judge or ShapesJudge()).judge_many(images, claims)

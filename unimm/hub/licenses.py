@@ -47,6 +47,8 @@ class License:
         Raises:
             LicenseError: `unknown`, an identifier that the Hub does not have, or `other` without a name.
         """
+        if not isinstance(identifier, str):
+            raise LicenseError(f"a licence is stated by its identifier, such as apache-2.0, given {identifier!r}")
         identifier = identifier.strip().lower()
         if identifier in ("", UNKNOWN):
             raise LicenseError(

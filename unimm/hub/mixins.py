@@ -133,7 +133,7 @@ class HubModelMixin(RemoteCodeMixin):
             )
 
     def _stated_license(self, given: str | License | None, facts: CardFacts) -> License:
-        if isinstance(given, str):
+        if given is not None and not isinstance(given, License):
             return License.stated(given)
         chosen = given or facts.license
         place = getattr(self, "name_or_path", None)

@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS, filter_repo_objects, validate_repo_id
 from transformers import AutoConfig
 
+from ..checks import require_path
 from ..configuration import UniMMConfig
 from ..errors import CheckpointError, ConfigError, HubError, LicenseError, UniMMError
 from .cards import CARD, CardFacts, Measurement, build_card, read_card, revise_card
@@ -74,8 +75,10 @@ class Push:
             ConfigError: the id, the card or an evaluation is malformed.
             HubError: there is no token.
         """
-        folder = Path(folder)
+        folder = Path(require_path(folder, "the folder of a model", error=CheckpointError))
         check_repo_id(repo_id)
+        if not isinstance(license, License | None):
+            license = License.stated(license)
         config = _config_of(folder)
         card = read_card(folder / CARD) if (folder / CARD).is_file() else None
         chosen = license or (License() if card is None else License.of_card(card.data))
@@ -194,6 +197,8 @@ def check_repo_id(repo_id: str) -> None:
     Raises:
         ConfigError: with what is wrong.
     """
+    if not isinstance(repo_id, str):
+        raise ConfigError(f"an id of the Hub is a text (owner/name), given {repo_id!r}")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

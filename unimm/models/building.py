@@ -8,6 +8,8 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..errors import ConfigError, nearest
+from ..tokenizers.base import VisualTokenizer
+from .folders import load_config, load_model
 
 _SECTION_KEYS = ("path", "system", "preset", "overrides", "config")
 
@@ -20,20 +22,25 @@ def build_config(section: Mapping[str, Any]) -> PreTrainedConfig:
             (`{"backbone_config": {"hidden_size": 64}}`).
 
     Raises:
+        CheckpointError: a path whose config cannot be read.
         ConfigError: an unknown key, none or several of path, system and config, or fields that do not exist.
     """
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"the model section must be a mapping, given {section!r}")
     for key in section:
         if key not in _SECTION_KEYS:
             raise ConfigError(f"the model section has no key '{key}'{nearest(key, _SECTION_KEYS)}")
     if sum(key in section for key in ("path", "system", "config")) != 1:
         raise ConfigError(f"the model section needs exactly one of path, system and config, given {sorted(section)}")
     if "path" in section:
-        config = AutoConfig.from_pretrained(section["path"])
+        config = load_config(section["path"])
     elif "system" in section:
         from ..systems import get_system
 
         config = get_system(section["system"]).preset(section.get("preset", "")).config()
     else:
+        if not isinstance(section["config"], Mapping):
+            raise ConfigError(f"the model section's config must be a mapping of fields, given {section['config']!r}")
         fields = dict(section["config"])
         model_type = fields.pop("model_type", None)
         if model_type is None:
@@ -53,6 +60,8 @@ def override_config(config: PreTrainedConfig, overrides: Mapping[str, Any]) -> P
     Raises:
         ConfigError: a field that does not exist, or parts that no longer fit.
     """
+    if not isinstance(overrides, Mapping):
+        raise ConfigError(f"overrides must be a mapping of fields to values, given {overrides!r}")
     if not overrides:
         return config
     fields = config.to_dict()
@@ -94,18 +103,19 @@ def build_model(section: Mapping[str, Any], tokenizer_path: str | None = None) -
         tokenizer_path: folder or Hub id of a visual tokenizer; its config replaces the section's `tokenizer_config`.
 
     Raises:
-        ConfigError: as `build_config`.
+        ConfigError: as `build_config`; or a tokenizer's folder that holds something else.
+        CheckpointError: weights that cannot be read or do not fit.
     """
-    tokenizer = None if tokenizer_path is None else AutoModel.from_pretrained(tokenizer_path)
+    tokenizer = None if tokenizer_path is None else load_model(tokenizer_path)
+    if not isinstance(tokenizer, VisualTokenizer | None):
+        raise ConfigError(f"'{tokenizer_path}' holds a {type(tokenizer).__name__}, which is no visual tokenizer")
     config = build_config(section)
     if tokenizer is None and "path" in section and not section.get("overrides"):
-        return AutoModel.from_pretrained(section["path"])
+        return load_model(section["path"])
     if tokenizer is not None:
         config = replace_fields(config, tokenizer_config=tokenizer.config.to_dict())
     model = (
-        AutoModel.from_pretrained(section["path"], config=config)
-        if "path" in section
-        else AutoModel.from_config(config)
+        load_model(section["path"], partial=True, config=config) if "path" in section else AutoModel.from_config(config)
     )
     if tokenizer is not None:
         model.tokenizer.load_state_dict(tokenizer.state_dict())

@@ -16,11 +16,12 @@ from ..hub.errors import hub_errors
 _CONFIGS = ("config.json", "adapter_config.json")
 
 
-def load_model(path: str | os.PathLike, **options: Any) -> PreTrainedModel:
+def load_model(path: str | os.PathLike, *, partial: bool = False, **options: Any) -> PreTrainedModel:
     """A model in evaluation mode.
 
     Args:
         path: folder, or Hub id of the form owner/name.
+        partial: let missing keys be initialised and extra ones left out, as a warm start under a changed config needs it.
         options: of `from_pretrained` (dtype, device_map, quantization_config, …).
 
     Raises:
@@ -30,6 +31,8 @@ def load_model(path: str | os.PathLike, **options: Any) -> PreTrainedModel:
     name = _checked_place(path)
     with _told(f"the model at '{name}'"), hub_errors(name):
         model, info = AutoModel.from_pretrained(name, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    if partial:
+        info = info | {"missing_keys": (), "unexpected_keys": ()}
     problems = [f"missing {_listed(info['missing_keys'])}"] if info["missing_keys"] else []
     problems += [f"left over {_listed(info['unexpected_keys'])}"] if info["unexpected_keys"] else []
     problems += [

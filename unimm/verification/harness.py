@@ -175,6 +175,8 @@ def find_cases(paths: Sequence[str | Path]) -> list[tuple[System, Path]]:
         CheckpointError: a path that does not exist, or a folder without any case.
     """
     found: list[tuple[System, Path]] = []
+    if not isinstance(paths, Sequence) or isinstance(paths, str) or not paths:
+        raise CheckpointError(f"cases are given as a list of at least one folder, given {paths!r}")
     for path in map(Path, paths):
         if not path.exists():
             raise CheckpointError(f"'{path}' does not exist")

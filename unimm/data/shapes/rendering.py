@@ -179,8 +179,8 @@ def _word_coverage(word: SceneWord, resolution: int) -> np.ndarray:
 
 def check_resolution(resolution: int) -> None:
     """Raises an `ImageError` for a side in pixels that the world does not draw."""
-    if resolution < MINIMUM_RESOLUTION:
-        raise ImageError(f"scenes are drawn at {MINIMUM_RESOLUTION} pixels a side or more, but got {resolution}")
+    if not isinstance(resolution, int) or resolution < MINIMUM_RESOLUTION:
+        raise ImageError(f"scenes are drawn at {MINIMUM_RESOLUTION} pixels a side or more, but got {resolution!r}")
 
 
 def render(scene: Scene, resolution: int) -> np.ndarray:

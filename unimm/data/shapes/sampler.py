@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...checks import require_count
 from ...errors import ConfigError, nearest
 from .degradations import REPAIRS
 from .edits import edit_vocabulary
@@ -123,6 +124,8 @@ class ShapesSampler(Sequence[ShapesSample]):
         held_out_only: bool = False,
         **options: Any,
     ) -> None:
+        require_count(num_rows, "num_rows")
+        require_count(seed, "seed", least=0)
         if task not in ("captions", "questions"):
             raise ConfigError(
                 f"ShapesSampler has the tasks 'captions' and 'questions', but got {task!r}; "

@@ -100,6 +100,11 @@ class WorldConfig:
                     raise ConfigError(f"{name} has {value!r}, which the world Shapes does not{nearest(value, known)}")
             if not values and name != "optional_attributes" and name != "attributes":
                 raise ConfigError(f"{name} is empty; give at least one of {', '.join(known)}")
+        for name, kind, words in (("kind_weights", float | int, "numbers"), ("words", str, "words")):
+            if not all(isinstance(value, kind) for value in getattr(self, name)):
+                raise ConfigError(f"{name} must be {words}, given {getattr(self, name)}")
+        if not isinstance(self.held_out_share, float | int):
+            raise ConfigError(f"held_out_share is a share in [0, 1], but got {self.held_out_share!r}")
         if self.kind_weights and len(self.kind_weights) != len(self.kinds):
             raise ConfigError(
                 f"kind_weights has {len(self.kind_weights)} numbers for {len(self.kinds)} kinds; give one each"
