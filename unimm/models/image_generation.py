@@ -41,7 +41,7 @@ def builds_tokenizer(config: Any) -> bool:
 #: What distinguishes the kinds of parts: field, words, and the test.
 PART_KINDS: tuple[tuple[str, str, Callable[[Any], bool]], ...] = (
     ("tokenizer_config", "a visual tokenizer such as 'unimm_vq_tokenizer'", builds_tokenizer),
-    ("condition_config", "a condition such as 'unimm_class_condition'", lambda one: hasattr(one, "form")),
+    ("condition_config", "a condition such as 'unimm_class_condition'", lambda one: hasattr(one, "forms")),
     ("plan_config", "a plan such as 'unimm_raster_plan'", lambda one: hasattr(one, "needs_tokenizer")),
     (
         "backbone_config",
