@@ -111,6 +111,15 @@ def scale_config(**changes) -> UniMMImageGenerationConfig:
     return UniMMImageGenerationConfig(**{**fields, **changes})
 
 
+def whole_levels_config(**changes) -> UniMMImageGenerationConfig:
+    """A generator for any list of scales, over levels that each hold the whole picture."""
+    fields = {
+        "tokenizer_config": {**VQ, "levels": (1, 2, 3, 4)},
+        "plan_config": {"model_type": "unimm_scale_plan", "level_embedding": False, "position_map": (5, 6)},
+    }
+    return scale_config(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -146,6 +155,7 @@ CONFIGS = {
     "text_empty_prompt": prompt_config,
     "scale": scale_config,
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
+    "scale_whole_levels": whole_levels_config,
     "llm_raster": llm_raster_config,
     "conditional": conditional_config,
     "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
@@ -169,7 +179,7 @@ CONFIGS = {
         base_channels=4, max_channels=16, num_levels=2, group_size=2
     ),
 }
-GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "llm_raster")
+GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "scale_whole_levels", "llm_raster")
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")
 
 

@@ -174,7 +174,11 @@ def generate_tokens(
             context,
             guide,
             randomness,
-            replace(sampling, progress=step.index / max(len(steps) - 1, 1)),
+            replace(
+                sampling,
+                progress=step.index / max(len(steps) - 1, 1),
+                do_sample=sampling.do_sample and not step.takes_likeliest,
+            ),
         )
         places = plan.places(canvas, step)
         put_tokens(drawn, places, sample.values.to(drawn.dtype))

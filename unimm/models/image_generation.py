@@ -132,6 +132,7 @@ class UniMMImageGenerationConfig(UniMMConfig):
                     f"condition of form '{needed}' or another part"
                 )
         check_parts(self.plan_config, self.backbone_config, self.head_config)
+        check_tokenizer(self.plan_config, self.tokenizer_config)
 
     @property
     def height_and_width(self) -> tuple[int, int]:
@@ -171,6 +172,23 @@ def check_parts(plan: Any, backbone: Any, head: Any) -> None:
         raise ConfigError(
             f"'{owner.model_type}' makes the backbone itself denoise tokens, '{other.model_type}' does not take part in "
             "that: choose a head and a plan that both do, or neither"
+        )
+
+
+def check_tokenizer(plan: Any, tokenizer: Any) -> None:
+    """Refuses a tokenizer that cannot do what a plan needs of it.
+
+    A plan names that in `tokenizer_needs`, a tokenizer what it can do in `abilities` (`whole_levels`: a level's tokens do
+    not depend on which other levels there are).
+
+    Raises:
+        ConfigError: in one sentence that names both parts.
+    """
+    missing = set(getattr(plan, "tokenizer_needs", ())) - set(getattr(tokenizer, "abilities", ()))
+    if missing and tokenizer is not None:
+        raise ConfigError(
+            f"the plan '{plan.model_type}' as configured needs a tokenizer that can do {', '.join(sorted(missing))}, "
+            f"'{tokenizer.model_type}' as configured cannot: choose another tokenizer or plan"
         )
 
 

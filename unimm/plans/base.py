@@ -102,6 +102,7 @@ class PlanStep:
         level: the layout's level that the step works on.
         phase: which of a backbone's branches and of a model's heads predicts.
         stands_alone: the step sees its own slots only, and no later one sees them.
+        takes_likeliest: the step's tokens are the likeliest ones, also where the caller draws.
     """
 
     index: int
@@ -112,6 +113,7 @@ class PlanStep:
     level: int = 0
     phase: int = 0
     stands_alone: bool = False
+    takes_likeliest: bool = False
 
 
 @dataclass

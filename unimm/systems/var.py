@@ -39,8 +39,9 @@ def generator_config(
     attention_dropout: float = 0.0,
     drop_path: float | None = None,
     label_smoothing: float = 0.0,
+    plan: Mapping[str, Any] | None = None,
 ) -> UniMMImageGenerationConfig:
-    """A generator of depth `d`: width `64 d`, `d` heads, stochastic depth `0.1 d / 24`."""
+    """A generator of depth `d`: width `64 d`, `d` heads, stochastic depth `0.1 d / 24`; `plan` has the plan's fields."""
     hidden_size = 64 * depth if hidden_size is None else hidden_size
     num_heads = depth if num_heads is None else num_heads
     head_dim = hidden_size // num_heads
@@ -52,7 +53,7 @@ def generator_config(
             "form": "vector",
             "drop_probability": drop_probability,
         },
-        plan_config={"model_type": "unimm_scale_plan"},
+        plan_config={"model_type": "unimm_scale_plan", **(plan or {})},
         backbone_config={
             "model_type": "unimm_visual_transformer",
             "block": "adaln",
