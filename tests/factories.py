@@ -120,6 +120,25 @@ def whole_levels_config(**changes) -> UniMMImageGenerationConfig:
     return scale_config(**{**fields, **changes})
 
 
+def neighbour_config(**changes) -> UniMMImageGenerationConfig:
+    fields = {
+        "plan_config": {"model_type": "unimm_neighbour_plan"},
+        "backbone_config": {**LLAMA, "tap_depths": (1, 2)},
+        "head_config": {"model_type": "unimm_direction_head", "num_taps": 2},
+    }
+    return raster_config(**{**fields, **changes})
+
+
+def neighbour_text_config(**changes) -> UniMMImageGenerationConfig:
+    """Texts before the picture, and learned positions instead of rotary ones."""
+    return neighbour_config(
+        condition_config={"model_type": "unimm_text_condition", "feature_size": 12, "length": 6},
+        plan_config={"model_type": "unimm_neighbour_plan", "num_prefix_positions": 6},
+        backbone_config={**LLAMA, "tap_depths": (1, 2), "rotary_theta": None},
+        **changes,
+    )
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -153,6 +172,8 @@ CONFIGS = {
     "raster": raster_config,
     "text": text_config,
     "text_empty_prompt": prompt_config,
+    "neighbour": neighbour_config,
+    "neighbour_text": neighbour_text_config,
     "scale": scale_config,
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "scale_whole_levels": whole_levels_config,
@@ -179,7 +200,16 @@ CONFIGS = {
         base_channels=4, max_channels=16, num_levels=2, group_size=2
     ),
 }
-GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "scale_whole_levels", "llm_raster")
+GENERATORS = (
+    "raster",
+    "text",
+    "scale",
+    "scale_shared_modulation",
+    "scale_whole_levels",
+    "llm_raster",
+    "neighbour",
+    "neighbour_text",
+)
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")
 
 

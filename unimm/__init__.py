@@ -14,7 +14,7 @@ from .generation import (
     ListedGuidance,
     SoftCodes,
 )
-from .heads import CategoricalHeadConfig
+from .heads import CategoricalHeadConfig, DirectionHeadConfig
 from .models import (
     ImageOptions,
     UniMMConditionalConfig,
@@ -25,7 +25,7 @@ from .models import (
     UniMMProcessor,
 )
 from .pipelines import ImageGenerationPipeline, pipeline
-from .plans import RasterPlanConfig, ScalePlanConfig
+from .plans import NeighbourPlanConfig, RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
     KLTokenizer,
     KLTokenizerConfig,
@@ -47,6 +47,8 @@ __version__ = "0.1.0"
 for _config in (
     CategoricalHeadConfig,
     ClassConditionConfig,
+    DirectionHeadConfig,
+    NeighbourPlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,

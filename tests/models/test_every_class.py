@@ -183,7 +183,7 @@ def test_attention_implementations_agree(name):
     assert torch.allclose(*losses, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["raster", "text", "scale"])
+@pytest.mark.parametrize("name", ["raster", "text", "neighbour_text", "scale"])
 def test_flex_attention_agrees_with_sdpa_in_the_forward_pass(name):
     model = build(name)
     inputs = training_inputs(model)
@@ -194,17 +194,19 @@ def test_flex_attention_agrees_with_sdpa_in_the_forward_pass(name):
 
 
 def stepwise_states(model, values, inputs, cache_implementation):
-    """What the head reads for every token, slots fed step by step with the true tokens placed; `(batch, tokens, hidden)`."""
+    """What the head reads for every token, slots fed step by step with the true tokens placed; `(batch, tokens[, taps], hidden)`."""
     condition = model.condition(**inputs)
     steps = model.plan.steps(model.layout, condition.prefix_length)
     num_slots = max(step.slots.stop for step in steps)
     cache = cache_implementation if model.plan.uses_cache else None
     session = BackboneSession(model.plan, model.backbone, model.layout, condition, num_slots, cache)
     canvas = model.plan.start(model.layout, len(values), values.device, model.tokenizer)
-    states = torch.zeros(len(values), model.layout.length, model.config.backbone_config.hidden_size)
+    states = None
     for step in steps:
         hidden_states, _ = predict(model.plan, session, canvas, step, model.tokenizer)
         places = model.plan.places(canvas, step)
+        if states is None:
+            states = torch.zeros(len(values), model.layout.length, *hidden_states.shape[2:])
         put_tokens(states, places, hidden_states)
         model.plan.place(canvas, step, HeadSample(take_tokens(values, places)), model.tokenizer, hidden_states)
     return states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -45,9 +46,11 @@ class VisualTransformerConfig(UniMMConfig):
         initializer_range: standard deviation of weights; `sqrt(1 / (3 hidden_size))` when None.
         gate_initializer_gain: factor on the initial rows of the modulation that gate the branches.
         scale_residual_initializer: divide the output layers of the branches by `sqrt(2 num_hidden_layers)` at the start.
+        tap_depths: numbers of blocks after which hidden states are given, each with a final norm of its own, for plans and
+            heads that read several depths; the last one is `num_hidden_layers`. None for the last block's alone.
 
     Raises:
-        ConfigError: sizes below 1, or that do not divide.
+        ConfigError: sizes below 1, or that do not divide, or depths that do not exist.
     """
 
     model_type = "unimm_visual_transformer"
@@ -70,6 +73,7 @@ class VisualTransformerConfig(UniMMConfig):
     initializer_range: float | int | None = 0.02
     gate_initializer_gain: float | int = 1e-3
     scale_residual_initializer: bool = False
+    tap_depths: list[int] | tuple[int, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
@@ -84,13 +88,43 @@ class VisualTransformerConfig(UniMMConfig):
                 f"({self.num_attention_heads}), and that of num_key_value_heads ({self.num_key_value_heads})"
             )
 
+        depths = self.tap_depths
+        if depths is not None and (
+            not depths or min(depths) < 1 or list(depths) != sorted(depths) or depths[-1] != self.num_hidden_layers
+        ):
+            raise ConfigError(
+                f"tap_depths must rise from at least 1 to num_hidden_layers ({self.num_hidden_layers}), given "
+                f"{tuple(depths)}"
+            )
+
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def num_taps(self) -> int:
+        return len(self.tap_depths or (self.num_hidden_layers,))
+
+    @property
+    def abilities(self) -> tuple[str, ...]:
+        return () if self.tap_depths is None else ("taps",)
+
+    @property
     def condition_form(self) -> str | None:
         return "vector" if self.block == "adaln" else None
+
+
+@dataclass
+class VisualTransformerOutput(BaseModelOutputWithPast):
+    """Hidden states of the new slots.
+
+    Args:
+        last_hidden_state: `(batch, slots, hidden)`.
+        taps: the same at every depth of `tap_depths`, the last of which is `last_hidden_state`; None without such depths.
+        hidden_states: inputs of all blocks and the last block's output, where asked for.
+    """
+
+    taps: tuple[torch.Tensor, ...] | None = None
 
 
 class FeedForward(nn.Module):
@@ -234,9 +268,9 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         self.layers = nn.ModuleList([block(config, index, rate) for index, rate in enumerate(rates)])
         if config.block == "adaln" and config.share_modulation:
             self.shared_modulation = Modulation(config.hidden_size, config.hidden_size, chunks=6)
-        self.final_norm = (
-            LlamaRMSNorm(config.hidden_size, eps=config.norm_eps) if config.block == "llama" else nn.Identity()
-        )
+        self.final_norm = _final_norm(config)
+        if config.tap_depths is not None:
+            self.tap_norms = nn.ModuleList(_final_norm(config) for _ in config.tap_depths[:-1])
         self.post_init()
 
     @torch.no_grad()
@@ -316,7 +350,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         cache: Cache | None = None,
         start: int = 0,
         output_hidden_states: bool = False,
-    ) -> BaseModelOutputWithPast:
+    ) -> VisualTransformerOutput:
         """Runs the blocks over new slots.
 
         Args:
@@ -344,15 +378,25 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         )
         if condition is None:
             condition = self.encode_condition(None)
-        hidden_states, collected = inputs_embeds, []
-        for layer, modulation in zip(self.layers, condition.modulations, strict=True):
+        hidden_states, collected, taps = inputs_embeds, [], []
+        early_depths = (self.config.tap_depths or ())[:-1]
+        for depth, (layer, modulation) in enumerate(zip(self.layers, condition.modulations, strict=True), start=1):
             if output_hidden_states:
                 collected.append(hidden_states)
             hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache)
+            taps += [self.tap_norms[tap](hidden_states) for tap, one in enumerate(early_depths) if one == depth]
         if output_hidden_states:
             collected.append(hidden_states)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.final_norm(hidden_states),
+        last_hidden_state = self.final_norm(hidden_states)
+        return VisualTransformerOutput(
+            last_hidden_state=last_hidden_state,
             cache=cache,
             hidden_states=tuple(collected) if output_hidden_states else None,
+            taps=None if self.config.tap_depths is None else (*taps, last_hidden_state),
         )
+
+
+def _final_norm(config: VisualTransformerConfig) -> nn.Module:
+    if config.block == "llama":
+        return LlamaRMSNorm(config.hidden_size, eps=config.norm_eps)
+    return nn.Identity()

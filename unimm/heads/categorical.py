@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 import torch
@@ -47,32 +48,14 @@ class CategoricalHeadConfig(UniMMConfig):
         return CategoricalHead(self, hidden_size, kind)
 
 
-class CategoricalHead(PredictionHead):
-    """`softmax(proj(norm(hidden)))`, in fp32."""
+class SoftmaxHead(PredictionHead):
+    """One softmax over the codebook per token; subclasses give its logits."""
 
-    def __init__(self, config: CategoricalHeadConfig, hidden_size: int, kind: TokenKind):
-        super().__init__()
-        assert kind.codebook_size is not None
-        self.config = config
-        if config.norm == "adaln":
-            self.norm = nn.LayerNorm(hidden_size, eps=config.norm_eps, elementwise_affine=False)
-            self.modulation = nn.Linear(hidden_size, 2 * hidden_size)
-        self.proj = nn.Linear(hidden_size, kind.codebook_size, bias=config.bias)
+    label_smoothing = 0.0
 
-    def init_own_weights(self, std: float) -> None:
-        """Scales the linear layer by the config's gain, and halves the modulation."""
-        gain = float(self.config.initializer_gain)
-        init.copy_(self.proj.weight, torch.nn.init.trunc_normal_(torch.empty_like(self.proj.weight), std=std) * gain)
-        if self.config.norm == "adaln":
-            init.trunc_normal_(self.modulation.weight, std=std * 0.5)
-
+    @abstractmethod
     def logits(self, hidden_states: torch.Tensor, context: HeadContext = NO_CONTEXT) -> torch.Tensor:
-        """`(rows, slots, hidden)` to `(rows, slots, codebook)` fp32."""
-        if self.config.norm == "adaln":
-            assert context.vector is not None
-            scale, shift = self.modulation(F.silu(context.vector))[:, None].chunk(2, dim=-1)
-            hidden_states = self.norm(hidden_states) * (1 + scale) + shift
-        return self.proj(hidden_states).float()
+        """Logits of every token, `(rows, tokens, codebook)` fp32."""
 
     def loss(
         self,
@@ -81,7 +64,7 @@ class CategoricalHead(PredictionHead):
         context: HeadContext = NO_CONTEXT,
         randomness: Randomness | None = None,
     ) -> torch.Tensor:
-        smoothing = float(self.config.label_smoothing) if self.training else 0.0
+        smoothing = self.label_smoothing if self.training else 0.0
         logits = self.logits(hidden_states, context)
         return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", label_smoothing=smoothing)
 
@@ -102,6 +85,35 @@ class CategoricalHead(PredictionHead):
     ) -> torch.Tensor:
         log_probs = self.logits(hidden_states, context).log_softmax(-1)
         return log_probs.gather(-1, values[..., None])[..., 0]
+
+
+class CategoricalHead(SoftmaxHead):
+    """`softmax(proj(norm(hidden)))`, in fp32."""
+
+    def __init__(self, config: CategoricalHeadConfig, hidden_size: int, kind: TokenKind):
+        super().__init__()
+        assert kind.codebook_size is not None
+        self.config = config
+        self.label_smoothing = float(config.label_smoothing)
+        if config.norm == "adaln":
+            self.norm = nn.LayerNorm(hidden_size, eps=config.norm_eps, elementwise_affine=False)
+            self.modulation = nn.Linear(hidden_size, 2 * hidden_size)
+        self.proj = nn.Linear(hidden_size, kind.codebook_size, bias=config.bias)
+
+    def init_own_weights(self, std: float) -> None:
+        """Scales the linear layer by the config's gain, and halves the modulation."""
+        gain = float(self.config.initializer_gain)
+        init.copy_(self.proj.weight, torch.nn.init.trunc_normal_(torch.empty_like(self.proj.weight), std=std) * gain)
+        if self.config.norm == "adaln":
+            init.trunc_normal_(self.modulation.weight, std=std * 0.5)
+
+    def logits(self, hidden_states: torch.Tensor, context: HeadContext = NO_CONTEXT) -> torch.Tensor:
+        """`(rows, slots, hidden)` to `(rows, slots, codebook)` fp32."""
+        if self.config.norm == "adaln":
+            assert context.vector is not None
+            scale, shift = self.modulation(F.silu(context.vector))[:, None].chunk(2, dim=-1)
+            hidden_states = self.norm(hidden_states) * (1 + scale) + shift
+        return self.proj(hidden_states).float()
 
 
 def draw_ids(logits: torch.Tensor, randomness: Randomness, sampling: TokenSampling) -> HeadSample:

@@ -167,6 +167,18 @@ def check_parts(plan: Any, backbone: Any, head: Any) -> None:
             f"the plan '{plan.model_type}' needs a backbone that can do {', '.join(sorted(missing))}, "
             f"'{backbone.model_type}' cannot: choose another backbone or plan"
         )
+    num_read = getattr(head, "num_taps", None)
+    if (num_read is not None) != ("taps" in getattr(plan, "needs", ())):
+        owner, other = (plan, head) if num_read is None else (head, plan)
+        raise ConfigError(
+            f"'{owner.model_type}' takes a token's hidden states of several depths, '{other.model_type}' one hidden state: "
+            "choose a head and a plan that both take several, or neither"
+        )
+    if "taps" in getattr(backbone, "abilities", ()) and backbone.num_taps != (num_read or 0):
+        raise ConfigError(
+            f"'{backbone.model_type}' gives hidden states of {backbone.num_taps} depths (tap_depths), "
+            f"'{head.model_type}' reads {'one' if num_read is None else num_read}: change tap_depths, or choose another head"
+        )
     if getattr(plan, "denoises", False) != getattr(head, "denoises", False):
         owner, other = (plan, head) if getattr(plan, "denoises", False) else (head, plan)
         raise ConfigError(
@@ -192,6 +204,20 @@ def check_tokenizer(plan: Any, tokenizer: Any) -> None:
         )
 
 
+def check_taps(plan: Any, head: Any) -> None:
+    """Refuses a plan whose layout has another number of axes than the head reads hidden states per token.
+
+    Raises:
+        ConfigError: with both numbers.
+    """
+    spoken, read = getattr(plan, "num_taps", None), getattr(head, "num_taps", None)
+    if spoken != read:
+        raise ConfigError(
+            f"the plan predicts a token of the layout {plan.layout} from {spoken} hidden states, '{head.model_type}' reads "
+            f"{read}: set num_taps and the backbone's tap_depths to that number"
+        )
+
+
 @dataclass
 class ImageGenerationOutput(ModelOutput):
     """Result of a teacher-forced pass.
@@ -199,7 +225,7 @@ class ImageGenerationOutput(ModelOutput):
     Args:
         loss: mean loss per token, where tokens were given.
         logits: `(batch, tokens, …)`, prediction of every token; None in training, and for heads without logits.
-        predicting_states: `(batch, tokens, hidden)`, what the head read, in the order of the targets.
+        predicting_states: `(batch, tokens[, taps], hidden)`, what the head read, in the order of the targets.
         slots: `(batch, slots, hidden)`, what the backbone read (in the last pass, where a plan has several).
         last_hidden_state: `(batch, slots, hidden)`.
         hidden_states: inputs of all blocks and the last block's output.
@@ -249,6 +275,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         self.plan = config.plan_config.build(hidden_size, self.layout, self.kind)
         self.backbone = AutoModel.from_config(config.backbone_config)
         self.head = config.head_config.build(hidden_size, self.kind)
+        check_taps(self.plan, config.head_config)
         if text_encoder is not None:
             self.text_encoder = text_encoder
         self.post_init()

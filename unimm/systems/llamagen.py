@@ -12,12 +12,12 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from ..conversion.base import Converter, Preset, Rename, System
+from ..conversion.llama_names import TRUNK_RULES, WRAPPERS
 from ..conversion.vqgan_names import llamagen_names, with_prefix
 from ..models.image_generation import UniMMImageGenerationConfig
 from ..tokenizers import VQTokenizerConfig
 from ..tokenizers.losses import PatchDiscriminatorConfig
 
-WRAPPERS = ("model", "module", "state_dict", "ema")
 #: Where the tokenizer's keys stand when both released files become one.
 TOKENIZER_PREFIX = "vq_model."
 #: Reads the prompts of the text-conditional models.
@@ -131,18 +131,7 @@ def tokenizer_config(**changes: Any) -> VQTokenizerConfig:
 
 
 GENERATOR_RULES = (
-    Rename("cls_embedding.embedding_table.weight", "condition.embedding.weight"),
-    Rename("cls_embedding.cap_proj.fc1.weight", "condition.fc1.weight"),
-    Rename("cls_embedding.cap_proj.fc2.weight", "condition.fc2.weight"),
-    Rename("cls_embedding.uncond_embedding", "condition.null_features"),
-    Rename("tok_embeddings.weight", "plan.token_embedding.weight"),
-    Rename("layers.{n}.attention.wqkv.weight", "backbone.layers.{n}.attention.qkv.weight"),
-    Rename("layers.{n}.attention.wo.weight", "backbone.layers.{n}.attention.proj.weight"),
-    Rename("layers.{n}.feed_forward.w1.weight", "backbone.layers.{n}.feed_forward.gate.weight"),
-    Rename("layers.{n}.feed_forward.w2.weight", "backbone.layers.{n}.feed_forward.down.weight"),
-    Rename("layers.{n}.feed_forward.w3.weight", "backbone.layers.{n}.feed_forward.up.weight"),
-    Rename("layers.{n}.attention_norm.weight", "backbone.layers.{n}.attention_norm.weight"),
-    Rename("layers.{n}.ffn_norm.weight", "backbone.layers.{n}.feed_forward_norm.weight"),
+    *TRUNK_RULES,
     Rename("norm.weight", "backbone.final_norm.weight"),
     Rename("output.weight", "head.proj.weight"),
 )
