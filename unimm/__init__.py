@@ -21,7 +21,7 @@ from .generation import (
     ListedGuidance,
     SoftCodes,
 )
-from .heads import CategoricalHeadConfig, FlowHeadConfig
+from .heads import CategoricalHeadConfig, FlowHeadConfig, FlowTransformerHeadConfig
 from .models import (
     ImageOptions,
     UniMMConditionalConfig,
@@ -32,7 +32,7 @@ from .models import (
     UniMMProcessor,
 )
 from .pipelines import ImageGenerationPipeline, pipeline
-from .plans import GroupsPlanConfig, RasterPlanConfig, ScalePlanConfig
+from .plans import GroupsPlanConfig, LatentScalePlanConfig, RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
     KLTokenizer,
     KLTokenizerConfig,
@@ -55,8 +55,10 @@ for _config in (
     CategoricalHeadConfig,
     ClassConditionConfig,
     FlowHeadConfig,
+    FlowTransformerHeadConfig,
     GroupsPlanConfig,
     HalvesTransformerConfig,
+    LatentScalePlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,

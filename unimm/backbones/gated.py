@@ -27,7 +27,8 @@ def spread_over_runs(vectors: torch.Tensor, runs: Sequence[int] | None) -> torch
     """`(rows, vectors, …)` to `(rows, slots, …)`: each vector holds for a run of slots. None leaves them as they are."""
     if runs is None:
         return vectors
-    return torch.cat([one.expand(-1, run, *vectors.shape[2:]) for one, run in zip(vectors.split(1, 1), runs)], dim=1)
+    parts = zip(vectors.split(1, dim=1), runs, strict=True)
+    return torch.cat([one.expand(-1, run, *vectors.shape[2:]) for one, run in parts], dim=1)
 
 
 class GeluGatedFeedForward(nn.Module):

@@ -213,6 +213,7 @@ class HalvesTransformer(HubModelMixin, PreTrainedModel):
             )
         rotaries = []
         for heads in (self.config.num_attention_heads, self.config.num_decoder_attention_heads):
+            assert heads is not None
             head_dim = self.config.hidden_size // heads
             if head_dim % (2 * num_axes):
                 raise ConfigError(

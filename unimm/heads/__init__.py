@@ -3,12 +3,15 @@
 from .base import HeadContext, HeadSample, NoisyTokens, PredictionHead, TokenSampling
 from .categorical import CategoricalHead, CategoricalHeadConfig
 from .flow import FlowHead, FlowHeadConfig
+from .flow_transformer import FlowTransformerHead, FlowTransformerHeadConfig
 
 __all__ = [
     "CategoricalHead",
     "CategoricalHeadConfig",
     "FlowHead",
     "FlowHeadConfig",
+    "FlowTransformerHead",
+    "FlowTransformerHeadConfig",
     "HeadContext",
     "HeadSample",
     "NoisyTokens",

@@ -132,7 +132,9 @@ class FlowHead(PredictionHead):
         Raises:
             ConfigError: without draws (`do_sample=False`).
         """
-        assert context.denoise is not None and context.groups is not None and context.vector is not None
+        assert context.denoise is not None
+        assert context.groups is not None
+        assert context.vector is not None
         if not sampling.do_sample:
             raise ConfigError("a flow head only draws, the likeliest latent is unknown: leave do_sample=True")
         rows, device = len(context.vector), context.vector.device
@@ -148,7 +150,7 @@ class FlowHead(PredictionHead):
             if is_stochastic:
                 drift = (2 - time) * drift + guide.spread(state)
             step = following - time
-            state = state + guide(drift) * step
+            state = state + guide.at(time)(drift) * step
             if is_stochastic and index < len(times) - 2:
                 noise = randomness.normal(shape, "step_noise", device, torch.float64)
                 state = state + temperature * (2 * time * -step) ** 0.5 * noise

@@ -3,6 +3,7 @@
 from .attention import NEVER, AttentionRule
 from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
 from .groups import GroupsPlan, GroupsPlanConfig
+from .latent_scale import LatentScalePlan, LatentScalePlanConfig
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
 
@@ -12,6 +13,8 @@ __all__ = [
     "Canvas",
     "GroupsPlan",
     "GroupsPlanConfig",
+    "LatentScalePlan",
+    "LatentScalePlanConfig",
     "PlanInputs",
     "PlanStep",
     "PredictionPlan",

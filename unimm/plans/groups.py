@@ -43,7 +43,7 @@ class GroupsPlanConfig(UniMMConfig):
 
     model_type = "unimm_groups_plan"
     unit: Literal["cell", "stride", "level"] = "cell"
-    size: int | None = 8
+    size: int | None = 2
 
     needs_tokenizer: ClassVar[bool] = False
     denoises: ClassVar[bool] = True
@@ -108,7 +108,8 @@ class GroupsPlan(PredictionPlan):
         feed_every_token: bool = False,
         corrupt: Corrupt | None = None,
     ) -> PlanInputs:
-        assert corrupt is not None and randomness is not None
+        assert corrupt is not None
+        assert randomness is not None
         ordered = tokens.values[:, self.order(tokens.device)]
         noisy = [corrupt(group, randomness) for group in ordered.split(self.lengths, dim=1)]
         return PlanInputs(
@@ -201,9 +202,8 @@ def group_tokens(
         LayoutError: a size that does not divide the sides, or cells and strides of several levels.
     """
     if unit == "level":
-        return tuple(
-            tuple(range(*layout.level_slice(level).indices(layout.length))) for level in range(layout.num_levels)
-        ), None
+        bounds = zip(layout.offsets, layout.offsets[1:], strict=False)
+        return tuple(tuple(range(start, stop)) for start, stop in bounds), None
     assert size is not None
     if layout.num_levels > 1 or any(side % size for side in layout.final):
         raise LayoutError(

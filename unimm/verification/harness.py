@@ -159,7 +159,7 @@ class Probe:
         """Records the outputs of all calls of a submodule while the block runs, in order."""
         outputs: list[torch.Tensor] = []
         handle = self.model.get_submodule(module).register_forward_hook(
-            lambda module, inputs, output: outputs.append(output.detach())
+            lambda module, inputs, output: outputs.append(getattr(output, "last_hidden_state", output).detach())
         )
         try:
             yield outputs
