@@ -130,11 +130,12 @@ def small_plan(config: Any, hidden_size: int = 8) -> tuple[PredictionPlan, unimm
     Raises:
         UniMMError: it takes none of them.
     """
-    for layout in LAYOUTS:
-        try:
-            return config.build(hidden_size, layout, TokenKind(4, 16)), layout
-        except LayoutError:
-            continue
+    for kind in (TokenKind(4, 16), TokenKind(4)):
+        for layout in LAYOUTS:
+            try:
+                return config.build(hidden_size, layout, kind), layout
+            except LayoutError:
+                continue
     raise UniMMError(f"{type(config).__name__} takes none of the layouts {', '.join(map(str, LAYOUTS))}: add one here")
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, Qwen3Config, SiglipVisionConfig
 
 from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig, UniMMImageProcessor, UniMMProcessor
-from unimm.backbones import LLMBackboneConfig, VisualTransformerConfig
+from unimm.backbones import HalvesTransformerConfig, LLMBackboneConfig, VisualTransformerConfig
 from unimm.models import word_tokenizer
 from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
 from unimm.tokenizers.losses import PatchDiscriminatorConfig, StyleDiscriminatorConfig
@@ -139,6 +139,32 @@ def neighbour_text_config(**changes) -> UniMMImageGenerationConfig:
     )
 
 
+HALVES = {
+    "model_type": "unimm_halves_transformer",
+    "hidden_size": 32,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 2,
+    "num_attention_heads": 4,
+    "num_decoder_attention_heads": 2,
+    "intermediate_size": 40,
+    "num_positions": 16,
+}
+
+
+def groups_config(unit: str = "cell", size: int | None = 2, **changes) -> UniMMImageGenerationConfig:
+    """A generator of 4 x 4 latents, without a tokenizer."""
+    fields = {
+        "condition_config": {"model_type": "unimm_class_condition", "num_classes": 5, "form": "vector"},
+        "plan_config": {"model_type": "unimm_groups_plan", "unit": unit, "size": size},
+        "backbone_config": HALVES,
+        "head_config": {"model_type": "unimm_flow_head", "num_inference_steps": 3},
+        "image_size": 16,
+        "token_layout": ((4, 4),),
+        "latent_channels": 3,
+    }
+    return UniMMImageGenerationConfig(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -178,11 +204,13 @@ CONFIGS = {
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "scale_whole_levels": whole_levels_config,
     "llm_raster": llm_raster_config,
+    "groups": groups_config,
     "conditional": conditional_config,
     "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
     "conditional_vision": lambda: conditional_config(vision=True),
     "backbone_llama": lambda: VisualTransformerConfig(**LLAMA),
     "backbone_adaln": lambda: VisualTransformerConfig(**ADALN),
+    "backbone_halves": lambda: HalvesTransformerConfig(**HALVES),
     "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
     "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),

@@ -2,7 +2,14 @@
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
-from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
+from .backbones import (
+    HalvesTransformer,
+    HalvesTransformerConfig,
+    LLMBackbone,
+    LLMBackboneConfig,
+    VisualTransformer,
+    VisualTransformerConfig,
+)
 from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import (
@@ -14,7 +21,7 @@ from .generation import (
     ListedGuidance,
     SoftCodes,
 )
-from .heads import CategoricalHeadConfig, DirectionHeadConfig
+from .heads import CategoricalHeadConfig, DirectionHeadConfig, FlowHeadConfig, FlowTransformerHeadConfig
 from .models import (
     ImageOptions,
     UniMMConditionalConfig,
@@ -25,7 +32,7 @@ from .models import (
     UniMMProcessor,
 )
 from .pipelines import ImageGenerationPipeline, pipeline
-from .plans import NeighbourPlanConfig, RasterPlanConfig, ScalePlanConfig
+from .plans import GroupsPlanConfig, LatentScalePlanConfig, NeighbourPlanConfig, RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
     KLTokenizer,
     KLTokenizerConfig,
@@ -49,6 +56,11 @@ for _config in (
     ClassConditionConfig,
     DirectionHeadConfig,
     NeighbourPlanConfig,
+    FlowHeadConfig,
+    FlowTransformerHeadConfig,
+    GroupsPlanConfig,
+    HalvesTransformerConfig,
+    LatentScalePlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,
@@ -65,6 +77,7 @@ for _config in (
 ):
     AutoConfig.register(_config.model_type, _config)
 for _model in (
+    HalvesTransformer,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,

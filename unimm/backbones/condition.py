@@ -29,3 +29,18 @@ class EncodedCondition:
             [(keys[:number], values[:number]) for keys, values in self.memories],
             None if self.memory_mask is None else self.memory_mask[:number],
         )
+
+
+def join_slots(parts: Sequence[EncodedCondition], lengths: Sequence[int]) -> EncodedCondition:
+    """What steers a sequence whose parts, of some lengths, are steered by conditions of their own.
+
+    Cross-attention looks at the last part's memory.
+    """
+    blocks = zip(*(part.modulations for part in parts), strict=True)
+    joined = [
+        None
+        if any(one is None for one in block)
+        else torch.cat([one.expand(-1, length, *one.shape[2:]) for one, length in zip(block, lengths, strict=True)], 1)
+        for block in blocks
+    ]
+    return EncodedCondition(joined, parts[-1].memories, parts[-1].memory_mask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -42,6 +42,9 @@ class Progress:
 class GuidanceSchedule(ABC):
     """`guided = unconditional + scale(step) * (conditional - unconditional)`; scale 1 is no guidance."""
 
+    #: Between which times of a diffusion or flow (0 data, 1 noise) a step is guided.
+    times: tuple[float, float] = (0.0, 1.0)
+
     @abstractmethod
     def scale(self, progress: Progress) -> float:
         """The scale at a step."""
@@ -58,7 +61,10 @@ class GuidanceSchedule(ABC):
         """
         for name, kind in SCHEDULES.items():
             if type(self) is kind:
-                return {"type": name, **asdict(self)}  # type: ignore[call-overload]
+                fields = asdict(self)  # type: ignore[call-overload]
+                if self.times == GuidanceSchedule.times:
+                    fields.pop("times", None)
+                return {"type": name, **fields}
         raise ConfigError(
             f"a {type(self).__name__} cannot be saved, only schedules of the kinds {', '.join(SCHEDULES)}"
         )
@@ -88,16 +94,23 @@ class LinearGuidance(GuidanceSchedule):
         first: at the first step or level, or where no token is placed.
         last: at the last step or level, or where all tokens are placed.
         over: what is counted: `steps`, `levels`, or the share of `tokens` that are final after the step.
+        times: between which times of a diffusion or flow (0 data, 1 noise) a step is guided
+            (https://huggingface.co/papers/2404.07724); heads for ids do not know any.
     """
 
     first: float
     last: float
     over: Literal["steps", "levels", "tokens"] = "steps"
+    times: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         _check_scales(self.first, self.last)
         if self.over not in ("steps", "levels", "tokens"):
             raise ConfigError(f"linear guidance counts over 'steps', 'levels' or 'tokens', given {self.over!r}")
+        _check_scales(*self.times)
+        if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] <= 1:
+            raise ConfigError(f"times of guidance are two numbers with 0 <= first <= second <= 1, given {self.times!r}")
+        object.__setattr__(self, "times", tuple(self.times))
 
     def scale(self, progress: Progress) -> float:
         if self.over == "tokens":
@@ -194,10 +207,16 @@ class Guide:
     Args:
         scale: of the guidance.
         num_contexts: 2 with an unconditional context, 1 without.
+        times: between which times of a diffusion or flow it guides.
     """
 
     scale: float = 1.0
     num_contexts: int = 1
+    times: tuple[float, float] = GuidanceSchedule.times
+
+    def at(self, time: float) -> Guide:
+        """The guide at a time of a diffusion or flow: this one, or none outside of its times."""
+        return self if self.times[0] <= time <= self.times[1] else replace(self, scale=1.0)
 
     def __call__(self, predictions: torch.Tensor) -> torch.Tensor:
         """`unconditional + scale * (conditional - unconditional)`: `(contexts * batch, …)` to `(batch, …)`."""

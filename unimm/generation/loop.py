@@ -167,7 +167,7 @@ def generate_tokens(
         if not guided and session.num_rows > batch_size:
             # No later step is guided: the unconditional rows have done their work.
             session.keep_first_rows(batch_size)
-        guide = Guide(scales[step.index], num_contexts=2 if guided else 1)
+        guide = Guide(scales[step.index], num_contexts=2 if guided else 1, times=guidance.times)
         hidden_states, context = predict(plan, session, canvas, step, tokenizer)
         sample = head.sample(
             hidden_states,

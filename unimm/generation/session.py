@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from ..backbones.condition import EncodedCondition, join_slots
 from ..conditions.base import Condition
 from ..plans.base import PredictionPlan
 from ..tokens import TokenLayout
@@ -40,6 +41,8 @@ class BackboneSession:
         self.encoded = backbone.encode_condition(condition)
         self.cache = None if cache is None else make_cache(cache, backbone.config.num_hidden_layers, num_slots)
         self.sequence: list[torch.Tensor] = []
+        # What steered the parts of the sequence, where it is run again from the start.
+        self.steering: list[EncodedCondition] = []
         self.num_calls = 0
 
     @property
@@ -55,6 +58,7 @@ class BackboneSession:
         if self.cache is not None:
             self.cache.batch_select_indices(torch.arange(number, device=self.condition.device))
         self.sequence = [part[:number] for part in self.sequence]
+        self.steering = [one.first_rows(number) for one in self.steering]
 
     def run(
         self,
@@ -87,11 +91,14 @@ class BackboneSession:
                 **options,
             )
         if self.cache is None:
-            past = self.sequence
+            parts, steering = [*self.sequence, slots], [*self.steering, encoded]
             if remember:
-                self.sequence = [*past, slots]
+                self.sequence, self.steering = parts, steering
+            if condition is not None:
+                # Earlier slots keep what steered them.
+                encoded = join_slots(steering, [part.shape[1] for part in parts])
             output = self.backbone(
-                inputs_embeds=torch.cat([*past, slots], dim=1),
+                inputs_embeds=torch.cat(parts, dim=1),
                 positions=self.positions[slice(0, where.stop)],
                 rule=self.rule,
                 condition=encoded,

@@ -1,16 +1,23 @@
 """Prediction heads: the distribution of a token given its hidden state."""
 
-from .base import HeadContext, HeadSample, PredictionHead, TokenSampling
+from .base import HeadContext, HeadSample, NoisyTokens, PredictionHead, TokenSampling
 from .categorical import CategoricalHead, CategoricalHeadConfig, SoftmaxHead
 from .direction import DirectionHead, DirectionHeadConfig
+from .flow import FlowHead, FlowHeadConfig
+from .flow_transformer import FlowTransformerHead, FlowTransformerHeadConfig
 
 __all__ = [
     "CategoricalHead",
     "CategoricalHeadConfig",
     "DirectionHead",
     "DirectionHeadConfig",
+    "FlowHead",
+    "FlowHeadConfig",
+    "FlowTransformerHead",
+    "FlowTransformerHeadConfig",
     "HeadContext",
     "HeadSample",
+    "NoisyTokens",
     "PredictionHead",
     "SoftmaxHead",
     "TokenSampling",

@@ -24,6 +24,26 @@ Denoise = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
+class NoisyTokens:
+    """Clean tokens on their way to noise, and what a denoising network is to say about them.
+
+    Args:
+        values: `(batch, tokens, channels)`.
+        times: `(batch,)`, as the network is told.
+        targets: `(batch, tokens, channels)`.
+    """
+
+    values: torch.Tensor
+    times: torch.Tensor
+    targets: torch.Tensor
+
+
+#: `(clean tokens (batch, tokens, channels), randomness) -> noisy ones`, of heads whose network is the whole backbone. All
+#: tokens of a sample get one time.
+Corrupt = Callable[[torch.Tensor, Randomness], NoisyTokens]
+
+
+@dataclass(frozen=True)
 class HeadContext:
     """What a head may know beside the hidden states.
 

@@ -2,6 +2,8 @@
 
 from .attention import NEVER, AttentionRule
 from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
+from .groups import GroupsPlan, GroupsPlanConfig
+from .latent_scale import LatentScalePlan, LatentScalePlanConfig
 from .neighbour import NeighbourPlan, NeighbourPlanConfig
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
@@ -10,6 +12,10 @@ __all__ = [
     "NEVER",
     "AttentionRule",
     "Canvas",
+    "GroupsPlan",
+    "GroupsPlanConfig",
+    "LatentScalePlan",
+    "LatentScalePlanConfig",
     "NeighbourPlan",
     "NeighbourPlanConfig",
     "PlanInputs",

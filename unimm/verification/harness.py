@@ -154,6 +154,18 @@ class Probe:
             for handle in handles:
                 handle.remove()
 
+    @contextlib.contextmanager
+    def watch_calls(self, module: str) -> Iterator[list[torch.Tensor]]:
+        """Records the outputs of all calls of a submodule while the block runs, in order."""
+        outputs: list[torch.Tensor] = []
+        handle = self.model.get_submodule(module).register_forward_hook(
+            lambda module, inputs, output: outputs.append(getattr(output, "last_hidden_state", output).detach())
+        )
+        try:
+            yield outputs
+        finally:
+            handle.remove()
+
     def gradients(self, loss: torch.Tensor) -> dict[str, torch.Tensor]:
         """Gradients of a loss by released name; parameters that the loss does not reach are left out."""
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
