@@ -1,6 +1,15 @@
 """Backbones: what turns slots into hidden states."""
 
+from .encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from .llm import LLMAdapter, LLMBackbone, LLMBackboneConfig
 from .transformer import VisualTransformer, VisualTransformerConfig
 
-__all__ = ["LLMAdapter", "LLMBackbone", "LLMBackboneConfig", "VisualTransformer", "VisualTransformerConfig"]
+__all__ = [
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
+    "LLMAdapter",
+    "LLMBackbone",
+    "LLMBackboneConfig",
+    "VisualTransformer",
+    "VisualTransformerConfig",
+]

@@ -82,22 +82,26 @@ class LinearGuidance(GuidanceSchedule):
     """From `first` linearly to `last`.
 
     VAR's `cfg` is `LinearGuidance(1, 1 + cfg)`: its first map is never guided. MAR's linear schedule is
-    `LinearGuidance(1, cfg, over="tokens")`.
+    `LinearGuidance(1, cfg, over="tokens", limit=1 - 1 / length)`, whose last step counts as if one token were hidden.
 
     Args:
         first: at the first step or level, or where no token is placed.
         last: at the last step or level, or where all tokens are placed.
         over: what is counted: `steps`, `levels`, or the share of `tokens` that are final after the step.
+        limit: the largest share that counts, in (0, 1]; the scale stays there after that.
     """
 
     first: float
     last: float
     over: Literal["steps", "levels", "tokens"] = "steps"
+    limit: float = 1.0
 
     def __post_init__(self) -> None:
         _check_scales(self.first, self.last)
         if self.over not in ("steps", "levels", "tokens"):
             raise ConfigError(f"linear guidance counts over 'steps', 'levels' or 'tokens', given {self.over!r}")
+        if not 0 < self.limit <= 1:
+            raise ConfigError(f"the limit of linear guidance is a share in (0, 1], given {self.limit!r}")
 
     def scale(self, progress: Progress) -> float:
         if self.over == "tokens":
@@ -106,7 +110,7 @@ class LinearGuidance(GuidanceSchedule):
             share = progress.level / max(progress.num_levels - 1, 1)
         else:
             share = progress.step / max(progress.num_steps - 1, 1)
-        return self.first + (self.last - self.first) * share
+        return self.first + (self.last - self.first) * min(share, self.limit)
 
 
 @dataclass(frozen=True)

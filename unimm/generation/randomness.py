@@ -12,11 +12,15 @@ from ..errors import ConfigError, UniMMError
 
 
 class Randomness(ABC):
-    """Named draws. `uniform` and `exponential` are what a source provides, `categorical` follows from them."""
+    """Named draws. `uniform`, `normal` and `exponential` are what a source provides, `categorical` follows from them."""
 
     @abstractmethod
     def uniform(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         """Uniform numbers in [0, 1), fp32."""
+
+    @abstractmethod
+    def normal(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
+        """Standard normal numbers, fp32."""
 
     @abstractmethod
     def exponential(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
@@ -40,6 +44,9 @@ class GeneratorRandomness(Randomness):
 
     def uniform(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._draw(shape, device, "uniform_")
+
+    def normal(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
+        return self._draw(shape, device, "normal_")
 
     def exponential(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._draw(shape, device, "exponential_").clamp_(min=torch.finfo(torch.float32).tiny)
@@ -77,6 +84,9 @@ class RecordedRandomness(Randomness):
         self.consumed = dict.fromkeys(draws, 0)
 
     def uniform(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
+        return self._next(shape, name).to(device)
+
+    def normal(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._next(shape, name).to(device)
 
     def exponential(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:

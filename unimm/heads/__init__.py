@@ -2,10 +2,13 @@
 
 from .base import HeadContext, HeadSample, PredictionHead, TokenSampling
 from .categorical import CategoricalHead, CategoricalHeadConfig
+from .diffusion import DiffusionHead, DiffusionHeadConfig
 
 __all__ = [
     "CategoricalHead",
     "CategoricalHeadConfig",
+    "DiffusionHead",
+    "DiffusionHeadConfig",
     "HeadContext",
     "HeadSample",
     "PredictionHead",

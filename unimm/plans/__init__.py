@@ -2,6 +2,7 @@
 
 from .attention import NEVER, AttentionRule
 from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
+from .masked import MaskedPlan, MaskedPlanConfig
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
 
@@ -9,6 +10,8 @@ __all__ = [
     "NEVER",
     "AttentionRule",
     "Canvas",
+    "MaskedPlan",
+    "MaskedPlanConfig",
     "PlanInputs",
     "PlanStep",
     "PredictionPlan",
