@@ -11,7 +11,12 @@ from unimm.conversion.base import Preset
 from unimm.conversion.checkpoints import convert
 from unimm.systems import get_system, system_names
 
-PRESETS = [(name, preset) for name in system_names() for preset in get_system(name).presets]
+NEEDS_DIFFUSERS = {("mar", "tokenizer")}
+PRESETS = [
+    pytest.param(name, preset, marks=[pytest.mark.needs("diffusers")] if (name, preset) in NEEDS_DIFFUSERS else [])
+    for name in system_names()
+    for preset in get_system(name).presets
+]
 
 
 @pytest.mark.parametrize(("system", "preset"), PRESETS)

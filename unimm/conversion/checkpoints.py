@@ -172,9 +172,8 @@ def _unwrapped(
 def _with_tokenizer(config: PreTrainedConfig, tokenizer_config: PreTrainedConfig) -> PreTrainedConfig:
     if not hasattr(config, "tokenizer_config"):
         raise ConfigError("--tokenizer goes with a generator's checkpoint; this one is a tokenizer itself")
-    ids_alone = ("token_layout", "codebook_size", "latent_channels")
-    cleared = {name: None for name in ids_alone if hasattr(config, name)}
-    return replace_fields(config, tokenizer_config=tokenizer_config.to_dict(), **cleared)
+    own_tokens = {"token_layout": None, "codebook_size": None, "latent_channels": None}
+    return replace_fields(config, tokenizer_config=tokenizer_config.to_dict(), **own_tokens)
 
 
 def export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -58,7 +58,9 @@ class GuidanceSchedule(ABC):
         """
         for name, kind in SCHEDULES.items():
             if type(self) is kind:
-                return {"type": name, **asdict(self)}  # type: ignore[call-overload]
+                chosen = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+                defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+                return {"type": name} | {key: value for key, value in chosen.items() if value != defaults[key]}
         raise ConfigError(
             f"a {type(self).__name__} cannot be saved, only schedules of the kinds {', '.join(SCHEDULES)}"
         )

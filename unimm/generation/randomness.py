@@ -12,19 +12,21 @@ from ..errors import ConfigError, UniMMError
 
 
 class Randomness(ABC):
-    """Named draws. `uniform`, `normal` and `exponential` are what a source provides, `categorical` follows from them."""
+    """Named draws. `uniform`, `exponential` and `normal` are what a source provides, `categorical` follows from them."""
 
     @abstractmethod
     def uniform(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         """Uniform numbers in [0, 1), fp32."""
 
     @abstractmethod
-    def normal(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
-        """Standard normal numbers, fp32."""
-
-    @abstractmethod
     def exponential(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         """Exponential numbers of rate 1, fp32."""
+
+    @abstractmethod
+    def normal(
+        self, shape: Sequence[int], name: str, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        """Standard normal numbers."""
 
     def categorical(self, probabilities: torch.Tensor, name: str) -> torch.Tensor:
         """Ids drawn from `(…, vocabulary)` probabilities: `argmax p_v / e_v` with exponential `e`."""
@@ -45,20 +47,25 @@ class GeneratorRandomness(Randomness):
     def uniform(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._draw(shape, device, "uniform_")
 
-    def normal(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
-        return self._draw(shape, device, "normal_")
-
     def exponential(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._draw(shape, device, "exponential_").clamp_(min=torch.finfo(torch.float32).tiny)
 
-    def _draw(self, shape: Sequence[int], device: torch.device, method: str) -> torch.Tensor:
+    def normal(
+        self, shape: Sequence[int], name: str, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        return self._draw(shape, device, "normal_", dtype)
+
+    def _draw(
+        self, shape: Sequence[int], device: torch.device, method: str, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
         if self.generator is None or isinstance(self.generator, torch.Generator):
             where = device if self.generator is None else self.generator.device
-            return getattr(torch.empty(*shape, device=where), method)(generator=self.generator).to(device)
+            empty = torch.empty(*shape, device=where, dtype=dtype)
+            return getattr(empty, method)(generator=self.generator).to(device)
         if len(self.generator) != shape[0]:
             raise UniMMError(f"{len(self.generator)} generators given for a batch of {shape[0]}: give one per sample")
         rows = [
-            getattr(torch.empty(*shape[1:], device=generator.device), method)(generator=generator)
+            getattr(torch.empty(*shape[1:], device=generator.device, dtype=dtype), method)(generator=generator)
             for generator in self.generator
         ]
         return torch.stack(rows).to(device)
@@ -86,11 +93,13 @@ class RecordedRandomness(Randomness):
     def uniform(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._next(shape, name).to(device)
 
-    def normal(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
-        return self._next(shape, name).to(device)
-
     def exponential(self, shape: Sequence[int], name: str, device: torch.device) -> torch.Tensor:
         return self._next(shape, name).to(device)
+
+    def normal(
+        self, shape: Sequence[int], name: str, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> torch.Tensor:
+        return self._next(shape, name).to(device, dtype)
 
     def categorical(self, probabilities: torch.Tensor, name: str) -> torch.Tensor:
         uniform = self._next(probabilities.shape[:-1], name).to(probabilities.device).double()
