@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, Qwen3Config, SiglipVisionConfig
 
 from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig, UniMMImageProcessor, UniMMProcessor
-from unimm.backbones import HalvesTransformerConfig, LLMBackboneConfig, VisualTransformerConfig
+from unimm.backbones import EncoderDecoderConfig, HalvesTransformerConfig, LLMBackboneConfig, VisualTransformerConfig
 from unimm.models import word_tokenizer
 from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
 from unimm.tokenizers.losses import PatchDiscriminatorConfig, StyleDiscriminatorConfig
@@ -46,6 +46,26 @@ ADALN = {
     "rotary_theta": None,
     "initializer_range": None,
     "gate_initializer_gain": 1.0,
+}
+KL = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+}
+ENCODER_DECODER = {
+    "model_type": "unimm_encoder_decoder",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "decoder_hidden_size": 24,
+    "decoder_num_layers": 2,
+    "decoder_num_heads": 3,
+    "decoder_intermediate_size": 48,
+    "num_slots": 19,
+    "num_prefix_slots": 3,
 }
 TEXT = {
     "vocab_size": 48,
@@ -165,6 +185,44 @@ def groups_config(unit: str = "cell", size: int | None = 2, **changes) -> UniMMI
     return UniMMImageGenerationConfig(**{**fields, **changes})
 
 
+def masked_config(**changes) -> UniMMImageGenerationConfig:
+    """Ids in a random order, a learned vector where they are hidden."""
+    return raster_config(
+        **{"plan_config": {"model_type": "unimm_masked_plan", "num_steps": 5, "prefix_length": 1}, **changes}
+    )
+
+
+def mar_config(**changes) -> UniMMImageGenerationConfig:
+    """Latents in a random order; the encoder does not see hidden ones, a diffusion head draws them."""
+    fields = {
+        "tokenizer_config": {"model_type": "unimm_kl_tokenizer", "autoencoder": KL, "patch_size": 2},
+        "condition_config": {
+            "model_type": "unimm_class_condition",
+            "num_classes": 5,
+            "form": "prefix",
+            "prefix_length": 3,
+        },
+        "plan_config": {
+            "model_type": "unimm_masked_plan",
+            "num_steps": 5,
+            "hidden_slots": "left_out",
+            "prefix_length": 3,
+            "input_norm": True,
+        },
+        "backbone_config": ENCODER_DECODER,
+        "head_config": {
+            "model_type": "unimm_diffusion_head",
+            "hidden_size": 24,
+            "num_layers": 2,
+            "respacing": "ddim4",
+            "num_noise_draws": 2,
+            "output_initializer_range": 0.02,
+        },
+        "image_size": 16,
+    }
+    return UniMMImageGenerationConfig(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -205,24 +263,19 @@ CONFIGS = {
     "scale_whole_levels": whole_levels_config,
     "llm_raster": llm_raster_config,
     "groups": groups_config,
+    "masked": masked_config,
+    "mar": mar_config,
     "conditional": conditional_config,
     "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
     "conditional_vision": lambda: conditional_config(vision=True),
     "backbone_llama": lambda: VisualTransformerConfig(**LLAMA),
     "backbone_adaln": lambda: VisualTransformerConfig(**ADALN),
     "backbone_halves": lambda: HalvesTransformerConfig(**HALVES),
+    "backbone_encoder_decoder": lambda: EncoderDecoderConfig(**ENCODER_DECODER),
     "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
     "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
-    "kl_tokenizer": lambda: KLTokenizerConfig(
-        autoencoder={
-            "block_out_channels": [8, 16],
-            "down_block_types": ["DownEncoderBlock2D"] * 2,
-            "up_block_types": ["UpDecoderBlock2D"] * 2,
-            "latent_channels": 4,
-            "norm_num_groups": 4,
-        }
-    ),
+    "kl_tokenizer": lambda: KLTokenizerConfig(autoencoder=KL),
     "patch_discriminator": lambda: PatchDiscriminatorConfig(base_channels=8),
     "style_discriminator": lambda: StyleDiscriminatorConfig(
         base_channels=4, max_channels=16, num_levels=2, group_size=2
@@ -238,6 +291,8 @@ GENERATORS = (
     "neighbour",
     "neighbour_text",
 )
+#: Generators without a cache, whose steps and teacher-forced passes hide different tokens.
+MASKED = ("masked", "mar")
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")
 
 
@@ -291,6 +346,9 @@ def condition_inputs(model, batch: int, seed: int = 1) -> dict[str, torch.Tensor
 
 
 def random_ids(model, batch: int, seed: int = 2) -> torch.Tensor:
+    if not model.kind.is_discrete:
+        shape = (batch, model.layout.length, model.kind.channels)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return torch.randint(0, 32, (batch, model.layout.length), generator=torch.Generator().manual_seed(seed))
 
 

@@ -3,6 +3,8 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import (
+    EncoderDecoder,
+    EncoderDecoderConfig,
     HalvesTransformer,
     HalvesTransformerConfig,
     LLMBackbone,
@@ -21,7 +23,13 @@ from .generation import (
     ListedGuidance,
     SoftCodes,
 )
-from .heads import CategoricalHeadConfig, DirectionHeadConfig, FlowHeadConfig, FlowTransformerHeadConfig
+from .heads import (
+    CategoricalHeadConfig,
+    DiffusionHeadConfig,
+    DirectionHeadConfig,
+    FlowHeadConfig,
+    FlowTransformerHeadConfig,
+)
 from .models import (
     ImageOptions,
     UniMMConditionalConfig,
@@ -32,7 +40,14 @@ from .models import (
     UniMMProcessor,
 )
 from .pipelines import ImageGenerationPipeline, pipeline
-from .plans import GroupsPlanConfig, LatentScalePlanConfig, NeighbourPlanConfig, RasterPlanConfig, ScalePlanConfig
+from .plans import (
+    GroupsPlanConfig,
+    LatentScalePlanConfig,
+    MaskedPlanConfig,
+    NeighbourPlanConfig,
+    RasterPlanConfig,
+    ScalePlanConfig,
+)
 from .tokenizers import (
     KLTokenizer,
     KLTokenizerConfig,
@@ -61,10 +76,13 @@ for _config in (
     GroupsPlanConfig,
     HalvesTransformerConfig,
     LatentScalePlanConfig,
+    DiffusionHeadConfig,
+    MaskedPlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,
     TextEncoderConfig,
+    EncoderDecoderConfig,
     LLMBackboneConfig,
     KLTokenizerConfig,
     MultiScaleVQTokenizerConfig,
@@ -78,6 +96,7 @@ for _config in (
     AutoConfig.register(_config.model_type, _config)
 for _model in (
     HalvesTransformer,
+    EncoderDecoder,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,

@@ -14,7 +14,12 @@ from unimm.conversion.checkpoints import convert, export, infer_preset, read_che
 from unimm.errors import CheckpointError, ConfigError
 from unimm.systems import get_system, system_names
 
-PRESETS = [(name, preset) for name in system_names() for preset in get_system(name).presets]
+NEEDS_DIFFUSERS = {("mar", "tokenizer")}
+PRESETS = [
+    pytest.param(name, preset, marks=[pytest.mark.needs("diffusers")] if (name, preset) in NEEDS_DIFFUSERS else [])
+    for name in system_names()
+    for preset in get_system(name).presets
+]
 
 
 def released_on_meta(name, preset):

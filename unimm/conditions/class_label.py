@@ -20,6 +20,7 @@ class ClassConditionConfig(UniMMConfig):
         num_classes: number of classes; id `num_classes` is the null class.
         form: `prefix` puts the embedding before the tokens (LlamaGen), `vector` modulates the blocks and starts the
             first slot (VAR).
+        prefix_length: slots of the prefix, all alike (MAR's buffer).
         drop_probability: share of training samples that get the null class instead of their own.
 
     Raises:
@@ -29,6 +30,7 @@ class ClassConditionConfig(UniMMConfig):
     model_type = "unimm_class_condition"
     num_classes: int = 1000
     form: Literal["prefix", "vector"] = "prefix"
+    prefix_length: int = 1
     drop_probability: float | int = 0.1
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -37,6 +39,11 @@ class ClassConditionConfig(UniMMConfig):
             raise ConfigError(
                 "a class condition needs num_classes of at least 1 and drop_probability in [0, 1], given "
                 f"{self.num_classes} and {self.drop_probability}"
+            )
+        if self.prefix_length < 1 or (self.prefix_length > 1 and self.form == "vector"):
+            raise ConfigError(
+                f"prefix_length must be at least 1, and belongs to the form 'prefix', given {self.prefix_length} with the "
+                f"form '{self.form}'"
             )
 
     @property
@@ -56,6 +63,7 @@ class ClassCondition(Conditioner):
     def __init__(self, config: ClassConditionConfig, hidden_size: int):
         super().__init__()
         self.form = config.form
+        self.prefix_length = config.prefix_length
         self.num_classes = config.num_classes
         self.drop_probability = float(config.drop_probability)
         self.embedding = nn.Embedding(config.num_classes + 1, hidden_size)
@@ -70,7 +78,9 @@ class ClassCondition(Conditioner):
         if dropped is not None:
             labels = torch.where(dropped, self.num_classes, labels)
         rows = self.embedding(labels)
-        return Condition(vector=rows) if self.form == "vector" else Condition(prefix=rows[:, None])
+        if self.form == "vector":
+            return Condition(vector=rows)
+        return Condition(prefix=rows[:, None].expand(-1, self.prefix_length, -1))
 
     def null(self, *, labels: torch.Tensor) -> Condition:  # type: ignore[override]
         return self(labels=torch.full_like(labels, self.num_classes))

@@ -27,11 +27,13 @@ class Rename:
         released: template of the released name.
         ours: template of our name.
         leading_ones: number of leading axes of length one in the released tensor that ours lacks.
+        trailing_ones: the same at its end (a 1x1 convolution that is a linear layer of ours).
     """
 
     released: str
     ours: str
     leading_ones: int = 0
+    trailing_ones: int = 0
 
     def to_ours(self, name: str) -> str | None:
         """Our name for a released one, None when the rule does not speak of it."""
@@ -40,6 +42,33 @@ class Rename:
     def to_released(self, name: str) -> str | None:
         """The released name for one of ours, None when the rule does not speak of it."""
         return _translate(self.ours, self.released, name)
+
+
+@dataclass(frozen=True)
+class Join:
+    """Several released tensors that are one of ours, their rows under each other.
+
+    Args:
+        released: templates of the released names, in the order of the rows, with the same placeholders.
+        ours: template of our name.
+        rows: number of rows of each released tensor; None for one that has the others' remainder.
+    """
+
+    released: tuple[str, ...]
+    ours: str
+    rows: tuple[int | None, ...]
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The released names of one of ours, none when the join does not speak of it."""
+        found = [_translate(self.ours, template, name) for template in self.released]
+        return tuple(one for one in found if one is not None)
+
+    def split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """One of our tensors as the released ones."""
+        remainder = len(tensor) - sum(number for number in self.rows if number is not None)
+        parts = tensor.split([remainder if number is None else number for number in self.rows])
+        # Files refuse tensors that share their memory.
+        return tuple(part.clone() for part in parts)
 
 
 def _translate(source: str, target: str, name: str) -> str | None:
@@ -61,11 +90,13 @@ class Converter:
         rules: the renamings.
         ignored: regular expressions of released keys that hold no weights (statistics, masks, rotary tables).
         wrappers: keys (dots for nesting) under which released files keep the state dict.
+        joins: released tensors that are one of ours; their parts are named by no rule.
     """
 
     rules: tuple[Rename, ...]
     ignored: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
+    joins: tuple[Join, ...] = ()
 
     def is_ignored(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
@@ -111,13 +142,17 @@ class Converter:
             CheckpointError: a key that no rule knows, naming all of them.
         """
         ours, unknown = {}, []
+        joined = self._joined(released)
+        used = {part for _, parts in joined.values() for part in parts}
+        for joined_name, (_, parts) in joined.items():
+            ours[joined_name] = torch.cat([released[part] for part in parts])
         for name, tensor in released.items():
-            if self.is_ignored(name):
+            if self.is_ignored(name) or name in used:
                 continue
             for rule in self.rules:
                 target = rule.to_ours(name)
                 if target is not None:
-                    ours[target] = tensor.reshape(tensor.shape[rule.leading_ones :])
+                    ours[target] = tensor.reshape(tensor.shape[rule.leading_ones : tensor.dim() - rule.trailing_ones])
                     break
             else:
                 unknown.append(name)
@@ -128,18 +163,33 @@ class Converter:
             )
         return ours
 
+    def _joined(self, released: Mapping[str, torch.Tensor]) -> dict[str, tuple[Join, tuple[str, ...]]]:
+        """Our names that come from several released ones, all of which are there."""
+        found = {}
+        for join in self.joins:
+            for name in released:
+                target = _translate(join.released[0], join.ours, name)
+                if target is not None and all(part in released for part in join.parts(target)):
+                    found[target] = (join, join.parts(target))
+        return found
+
     def to_released(self, ours: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The released state dict, without the ignored keys.
 
         Raises:
             CheckpointError: one of our keys that no rule knows.
         """
-        released = {}
+        released: dict[str, torch.Tensor] = {}
         for name, tensor in ours.items():
+            join = next((one for one in self.joins if one.parts(name)), None)
+            if join is not None:
+                released.update(zip(join.parts(name), join.split(tensor), strict=True))
+                continue
             for rule in self.rules:
                 target = rule.to_released(name)
                 if target is not None:
-                    released[target] = tensor.reshape((1,) * rule.leading_ones + tuple(tensor.shape))
+                    ones = (1,) * rule.leading_ones, (1,) * rule.trailing_ones
+                    released[target] = tensor.reshape(ones[0] + tuple(tensor.shape) + ones[1])
                     break
             else:
                 raise CheckpointError(f"'{name}' has no released name: the model has parts that the release lacks")

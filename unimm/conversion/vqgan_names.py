@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .base import Rename
 
@@ -78,4 +79,4 @@ def llamagen_names() -> tuple[Rename, ...]:
 
 def with_prefix(rules: Sequence[Rename], released: str, ours: str) -> tuple[Rename, ...]:
     """The same rules for a tokenizer inside of a larger file and a larger model."""
-    return tuple(Rename(released + rule.released, ours + rule.ours, rule.leading_ones) for rule in rules)
+    return tuple(replace(rule, released=released + rule.released, ours=ours + rule.ours) for rule in rules)

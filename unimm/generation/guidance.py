@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -61,10 +61,9 @@ class GuidanceSchedule(ABC):
         """
         for name, kind in SCHEDULES.items():
             if type(self) is kind:
-                fields = asdict(self)  # type: ignore[call-overload]
-                if self.times == GuidanceSchedule.times:
-                    fields.pop("times", None)
-                return {"type": name, **fields}
+                chosen = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+                defaults = {field.name: field.default for field in fields(self)}  # type: ignore[arg-type]
+                return {"type": name} | {key: value for key, value in chosen.items() if value != defaults[key]}
         raise ConfigError(
             f"a {type(self).__name__} cannot be saved, only schedules of the kinds {', '.join(SCHEDULES)}"
         )
@@ -88,7 +87,7 @@ class LinearGuidance(GuidanceSchedule):
     """From `first` linearly to `last`.
 
     VAR's `cfg` is `LinearGuidance(1, 1 + cfg)`: its first map is never guided. MAR's linear schedule is
-    `LinearGuidance(1, cfg, over="tokens")`.
+    `LinearGuidance(1, cfg, over="tokens", limit=1 - 1 / length)`, whose last step counts as if one token were hidden.
 
     Args:
         first: at the first step or level, or where no token is placed.
@@ -96,12 +95,14 @@ class LinearGuidance(GuidanceSchedule):
         over: what is counted: `steps`, `levels`, or the share of `tokens` that are final after the step.
         times: between which times of a diffusion or flow (0 data, 1 noise) a step is guided
             (https://huggingface.co/papers/2404.07724); heads for ids do not know any.
+        limit: the largest share that counts, in (0, 1]; the scale stays there after that.
     """
 
     first: float
     last: float
     over: Literal["steps", "levels", "tokens"] = "steps"
     times: tuple[float, float] = (0.0, 1.0)
+    limit: float = 1.0
 
     def __post_init__(self) -> None:
         _check_scales(self.first, self.last)
@@ -111,6 +112,8 @@ class LinearGuidance(GuidanceSchedule):
         if len(self.times) != 2 or not 0 <= self.times[0] <= self.times[1] <= 1:
             raise ConfigError(f"times of guidance are two numbers with 0 <= first <= second <= 1, given {self.times!r}")
         object.__setattr__(self, "times", tuple(self.times))
+        if not 0 < self.limit <= 1:
+            raise ConfigError(f"the limit of linear guidance is a share in (0, 1], given {self.limit!r}")
 
     def scale(self, progress: Progress) -> float:
         if self.over == "tokens":
@@ -119,7 +122,7 @@ class LinearGuidance(GuidanceSchedule):
             share = progress.level / max(progress.num_levels - 1, 1)
         else:
             share = progress.step / max(progress.num_steps - 1, 1)
-        return self.first + (self.last - self.first) * share
+        return self.first + (self.last - self.first) * min(share, self.limit)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from .base import HeadContext, HeadSample, NoisyTokens, PredictionHead, TokenSampling
 from .categorical import CategoricalHead, CategoricalHeadConfig, SoftmaxHead
+from .diffusion import DiffusionHead, DiffusionHeadConfig
 from .direction import DirectionHead, DirectionHeadConfig
 from .flow import FlowHead, FlowHeadConfig
 from .flow_transformer import FlowTransformerHead, FlowTransformerHeadConfig
@@ -9,6 +10,8 @@ from .flow_transformer import FlowTransformerHead, FlowTransformerHeadConfig
 __all__ = [
     "CategoricalHead",
     "CategoricalHeadConfig",
+    "DiffusionHead",
+    "DiffusionHeadConfig",
     "DirectionHead",
     "DirectionHeadConfig",
     "FlowHead",

@@ -155,8 +155,8 @@ def check_parts(plan: Any, backbone: Any, head: Any) -> None:
 
     A plan names what its backbone must be able to do in `needs`, a backbone what it can do in `abilities` (`known`:
     leaves out slots whose tokens are hidden; `phases`: has several branches; `taps`: gives hidden states of several depths;
-    `slot_conditions`: takes a condition per slot). A plan that `denoises` needs a head that `denoises`, and the other way
-    round.
+    `slot_conditions`: takes a condition per slot), and in `requires` what it is of no use
+    without. A plan that `denoises` needs a head that `denoises`, and the other way round.
 
     Raises:
         ConfigError: in one sentence that names both parts.
@@ -178,6 +178,12 @@ def check_parts(plan: Any, backbone: Any, head: Any) -> None:
         raise ConfigError(
             f"'{backbone.model_type}' gives hidden states of {backbone.num_taps} depths (tap_depths), "
             f"'{head.model_type}' reads {'one' if num_read is None else num_read}: change tap_depths, or choose another head"
+        )
+    unused = set(getattr(backbone, "requires", ())) - set(getattr(plan, "needs", ()))
+    if unused:
+        raise ConfigError(
+            f"the backbone '{backbone.model_type}' is made for plans that need {', '.join(sorted(unused))}, "
+            f"'{plan.model_type}' as configured does not: choose another backbone or plan"
         )
     if getattr(plan, "denoises", False) != getattr(head, "denoises", False):
         owner, other = (plan, head) if getattr(plan, "denoises", False) else (head, plan)
@@ -274,7 +280,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         self.condition = config.condition_config.build(hidden_size)
         self.plan = config.plan_config.build(hidden_size, self.layout, self.kind)
         self.backbone = AutoModel.from_config(config.backbone_config)
-        self.head = config.head_config.build(hidden_size, self.kind)
+        self.head = config.head_config.build(getattr(config.backbone_config, "output_size", hidden_size), self.kind)
         check_taps(self.plan, config.head_config)
         if text_encoder is not None:
             self.text_encoder = text_encoder
@@ -524,6 +530,10 @@ def init_part_weights(module: torch.nn.Module, std: float) -> None:
     if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
         init.trunc_normal_(module.weight, std=std)
         if getattr(module, "bias", None) is not None:
+            init.zeros_(module.bias)
+    elif isinstance(module, torch.nn.LayerNorm):
+        if module.elementwise_affine:
+            init.ones_(module.weight)
             init.zeros_(module.bias)
     elif hasattr(module, "init_own_weights"):
         module.init_own_weights(std)  # type: ignore[operator]

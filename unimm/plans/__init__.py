@@ -4,6 +4,7 @@ from .attention import NEVER, AttentionRule
 from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
 from .groups import GroupsPlan, GroupsPlanConfig
 from .latent_scale import LatentScalePlan, LatentScalePlanConfig
+from .masked import MaskedPlan, MaskedPlanConfig
 from .neighbour import NeighbourPlan, NeighbourPlanConfig
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
@@ -16,6 +17,8 @@ __all__ = [
     "GroupsPlanConfig",
     "LatentScalePlan",
     "LatentScalePlanConfig",
+    "MaskedPlan",
+    "MaskedPlanConfig",
     "NeighbourPlan",
     "NeighbourPlanConfig",
     "PlanInputs",

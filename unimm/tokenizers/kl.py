@@ -12,9 +12,11 @@ from ..checks import described
 from ..configuration import UniMMConfig
 from ..dependencies import needed_for
 from ..errors import ConfigError, LayoutError, nearest
-from ..tokens import VisualTokens
+from ..generation.randomness import Randomness
+from ..tokens import TokenLayout, VisualTokens
 from .autoencoder import init_convolutional_weights, reconstruction_loss
 from .base import TokenizerOutput, VisualTokenizer, grid_of, sum_losses
+from .patches import patchify, unpatchify
 from .tiling import Tiling
 
 
@@ -24,6 +26,7 @@ class KLTokenizerConfig(UniMMConfig):
     Args:
         autoencoder: arguments of diffusers' `AutoencoderKL`; what is left out has diffusers' default. Its
             `scaling_factor` and `shift_factor` turn its latents into tokens, `(latent - shift) * scale`.
+        patch_size: side of the patches of the latent map that become one token each.
         kl_weight: weight of the Kullback-Leibler divergence from a standard normal, summed over a picture's
             latents.
         squared_error_weight: weight of the mean squared reconstruction error.
@@ -35,6 +38,7 @@ class KLTokenizerConfig(UniMMConfig):
 
     model_type = "unimm_kl_tokenizer"
     autoencoder: dict[str, Any] | None = None
+    patch_size: int = 1
     kl_weight: float | int = 1e-6
     squared_error_weight: float | int = 1.0
     absolute_error_weight: float | int = 0.0
@@ -42,6 +46,8 @@ class KLTokenizerConfig(UniMMConfig):
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         self.autoencoder = dict(self.autoencoder or {})
+        if self.patch_size < 1:
+            raise ConfigError(f"patch_size must be at least 1, given {self.patch_size}")
         known = set(inspect.signature(_autoencoder_class().__init__).parameters) - {"self"}
         for name in self.autoencoder:
             if name not in known:
@@ -80,19 +86,26 @@ class KLTokenizer(VisualTokenizer):
 
     @property
     def latent_channels(self) -> int:
-        return self.autoencoder.config.latent_channels
+        return self.autoencoder.config.latent_channels * self.config.patch_size**2
 
     @property
     def stride(self) -> int:
-        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        return self.config.patch_size * 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
 
     @torch.no_grad()
-    def encode(self, pixel_values: torch.Tensor, *, generator: torch.Generator | None = None) -> VisualTokens:
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        randomness: Randomness | None = None,
+    ) -> VisualTokens:
         """Latents of pictures.
 
         Args:
             pixel_values: `(batch, channels, height, width)` in [-1, 1].
             generator: draws from the posterior; None takes its mean.
+            randomness: another source of the draw `posterior`.
 
         Raises:
             LayoutError: a side is no multiple of the stride.
@@ -101,6 +114,9 @@ class KLTokenizer(VisualTokenizer):
         if not isinstance(generator, torch.Generator | None):
             raise ConfigError(f"generator must be a torch.Generator, given {described(generator)}")
         posterior = self._posterior(pixel_values)
+        if randomness is not None:
+            noise = randomness.normal(posterior.mean.shape, "posterior", posterior.mean.device)
+            return self._tokens(posterior.mean + posterior.std * noise.to(posterior.mean.dtype))
         latents = posterior.mean if generator is None else posterior.sample(generator)
         return self._tokens(latents)
 
@@ -121,7 +137,7 @@ class KLTokenizer(VisualTokenizer):
                 f"this tokenizer's latents have {self.latent_channels} channels, given {described(tokens.latents)}"
             )
         settings = self.autoencoder.config
-        latents = tokens.latents.to(self.dtype).transpose(1, 2).unflatten(-1, (height, width))
+        latents = unpatchify(tokens.latents.to(self.dtype), self.config.patch_size, (height, width))
         pixels = self.autoencoder.decode(latents / settings.scaling_factor + (settings.shift_factor or 0.0)).sample
         return pixels.clamp(-1, 1) if clamp else pixels
 
@@ -163,7 +179,7 @@ class KLTokenizer(VisualTokenizer):
         """diffusers' own tiling, which also runs attention on tiles and blends over the whole overlap."""
         Tiling(size, overlap, blend=overlap).check(self.stride)
         self.autoencoder.tile_sample_min_size = size
-        self.autoencoder.tile_latent_min_size = size // self.stride
+        self.autoencoder.tile_latent_min_size = size * self.config.patch_size // self.stride
         self.autoencoder.tile_overlap_factor = overlap / size
         self.autoencoder.enable_tiling()
 
@@ -182,9 +198,9 @@ class KLTokenizer(VisualTokenizer):
     def _tokens(self, latents: torch.Tensor) -> VisualTokens:
         settings = self.autoencoder.config
         scaled = (latents - (settings.shift_factor or 0.0)) * settings.scaling_factor
-        height, width = latents.shape[-2:]
-        layout = self.layout_for(height * self.stride, width * self.stride)
-        return VisualTokens(layout, latents=scaled.flatten(2).transpose(1, 2))
+        patch_size = self.config.patch_size
+        layout = TokenLayout.grid(*(side // patch_size for side in latents.shape[-2:]))
+        return VisualTokens(layout, latents=patchify(scaled, patch_size))
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
