@@ -154,6 +154,7 @@ CONFIGS = {
     "backbone_adaln": lambda: VisualTransformerConfig(**ADALN),
     "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
     "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
+    "patch_tokenizer": lambda: VQTokenizerConfig(**{**VQ, "patches": True, "channel_multipliers": (1, 1, 1)}),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
     "kl_tokenizer": lambda: KLTokenizerConfig(
         autoencoder={
