@@ -274,6 +274,7 @@ CONFIGS = {
     "backbone_encoder_decoder": lambda: EncoderDecoderConfig(**ENCODER_DECODER),
     "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
     "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
+    "patch_tokenizer": lambda: VQTokenizerConfig(**{**VQ, "patches": True, "channel_multipliers": (1, 1, 1)}),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
     "kl_tokenizer": lambda: KLTokenizerConfig(autoencoder=KL),
     "patch_discriminator": lambda: PatchDiscriminatorConfig(base_channels=8),
