@@ -194,7 +194,7 @@ def test_flex_attention_agrees_with_sdpa_in_the_forward_pass(name):
 
 
 def stepwise_states(model, values, inputs, cache_implementation):
-    """What the head reads for every token, slots fed step by step with the true tokens placed; `(batch, tokens[, taps], hidden)`."""
+    """What the head reads for every token, the true tokens placed step by step; `(batch, tokens[, taps], hidden)`."""
     condition = model.condition(**inputs)
     steps = model.plan.steps(model.layout, condition.prefix_length)
     num_slots = max(step.slots.stop for step in steps)
