@@ -304,7 +304,8 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         fresh = torch.empty_like(weight)
         nn.init.trunc_normal_(fresh, std=std * 0.5)
         num_gate_rows = weight.shape[0] // 3
-        nn.init.trunc_normal_(fresh[:num_gate_rows], std=std * float(self.config.gate_initializer_gain))
+        nn.init.trunc_normal_(fresh[:num_gate_rows], std=std)
+        fresh[:num_gate_rows] *= float(self.config.gate_initializer_gain)
         init.copy_(weight, fresh)
 
     def encode_positions(self, positions: SlotPositions) -> EncodedPositions:
