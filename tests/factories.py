@@ -223,6 +223,24 @@ def mar_config(**changes) -> UniMMImageGenerationConfig:
     return UniMMImageGenerationConfig(**{**fields, **changes})
 
 
+def latent_scale_config(cross_attention: bool = False, **changes) -> UniMMImageGenerationConfig:
+    """Next-scale prediction of 4 x 4 latents, without a tokenizer."""
+    fields = {
+        "plan_config": {"model_type": "unimm_latent_scale_plan", "sides": (1, 2, 4)},
+        "backbone_config": {**HALVES, "num_positions": 21, "output_positions": True},
+        "head_config": {
+            "model_type": "unimm_flow_transformer_head",
+            "width": 16,
+            "num_layers": 2,
+            "head_width": 8,
+            "extent": 4,
+            "num_inference_steps": 4,
+            "cross_attention": cross_attention,
+        },
+    }
+    return groups_config(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -265,6 +283,8 @@ CONFIGS = {
     "groups": groups_config,
     "masked": masked_config,
     "mar": mar_config,
+    "latent_scale": latent_scale_config,
+    "latent_scale_cross": lambda: latent_scale_config(cross_attention=True),
     "conditional": conditional_config,
     "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
     "conditional_vision": lambda: conditional_config(vision=True),
