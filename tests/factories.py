@@ -120,6 +120,17 @@ def whole_levels_config(**changes) -> UniMMImageGenerationConfig:
     return scale_config(**{**fields, **changes})
 
 
+def masked_scale_config(**changes) -> UniMMImageGenerationConfig:
+    """A generator that predicts a level at once, and then its least certain tokens again."""
+    head = {"model_type": "unimm_categorical_head", "norm": "adaln", "bias": True}
+    fields = {
+        "plan_config": {"model_type": "unimm_masked_scale_plan"},
+        "backbone_config": {**ADALN, "model_type": "unimm_branched_transformer", "branch_layers": 1},
+        "head_config": {"model_type": "unimm_phase_heads", "head_config": head},
+    }
+    return scale_config(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -156,6 +167,7 @@ CONFIGS = {
     "scale": scale_config,
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "scale_whole_levels": whole_levels_config,
+    "scale_masked": masked_scale_config,
     "llm_raster": llm_raster_config,
     "conditional": conditional_config,
     "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
@@ -179,7 +191,7 @@ CONFIGS = {
         base_channels=4, max_channels=16, num_levels=2, group_size=2
     ),
 }
-GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "scale_whole_levels", "llm_raster")
+GENERATORS = ("raster", "text", "scale", "scale_shared_modulation", "scale_whole_levels", "scale_masked", "llm_raster")
 CONDITIONALS = ("conditional", "conditional_tied", "conditional_vision")
 
 

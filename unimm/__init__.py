@@ -2,7 +2,14 @@
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
-from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
+from .backbones import (
+    BranchedTransformer,
+    BranchedTransformerConfig,
+    LLMBackbone,
+    LLMBackboneConfig,
+    VisualTransformer,
+    VisualTransformerConfig,
+)
 from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import (
@@ -14,7 +21,7 @@ from .generation import (
     ListedGuidance,
     SoftCodes,
 )
-from .heads import CategoricalHeadConfig
+from .heads import CategoricalHeadConfig, PhaseHeadsConfig
 from .models import (
     ImageOptions,
     UniMMConditionalConfig,
@@ -25,7 +32,7 @@ from .models import (
     UniMMProcessor,
 )
 from .pipelines import ImageGenerationPipeline, pipeline
-from .plans import RasterPlanConfig, ScalePlanConfig
+from .plans import MaskedScalePlanConfig, RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
     KLTokenizer,
     KLTokenizerConfig,
@@ -47,6 +54,9 @@ __version__ = "0.1.0"
 for _config in (
     CategoricalHeadConfig,
     ClassConditionConfig,
+    BranchedTransformerConfig,
+    MaskedScalePlanConfig,
+    PhaseHeadsConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,
@@ -63,6 +73,7 @@ for _config in (
 ):
     AutoConfig.register(_config.model_type, _config)
 for _model in (
+    BranchedTransformer,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -299,13 +299,21 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             ConfigError: AdaLN blocks without a condition vector.
         """
         if self.config.block != "adaln":
-            return EncodedCondition([None] * len(self.layers))
+            return EncodedCondition([None] * len(self.blocks()))
         if condition is None or condition.vector is None:
             raise ConfigError("AdaLN blocks need a condition vector; give the condition the form 'vector'")
         vector = condition.vector
         shared = self.shared_modulation(vector) if self.config.share_modulation else None
-        blocks: Iterable[Any] = self.layers
+        blocks: Iterable[Any] = self.blocks()
         return EncodedCondition([block.modulate(vector, shared) for block in blocks])
+
+    def blocks(self) -> list[nn.Module]:
+        """All blocks, in the order of an encoded condition."""
+        return list(self.layers)
+
+    def path(self, phase: int) -> Sequence[int]:
+        """Which of `blocks` a phase runs through, in their order."""
+        return range(len(self.layers))
 
     def forward(
         self,
@@ -316,6 +324,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         cache: Cache | None = None,
         start: int = 0,
         output_hidden_states: bool = False,
+        phase: int = 0,
     ) -> BaseModelOutputWithPast:
         """Runs the blocks over new slots.
 
@@ -327,6 +336,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             cache: keys and values of the slots before `start`; the new ones are appended.
             start: index of the first new slot in the sequence.
             output_hidden_states: also return the inputs of all blocks and the output.
+            phase: which of several branches predicts.
         """
         batch, length, _ = inputs_embeds.shape
         stop = start + length
@@ -345,7 +355,9 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         if condition is None:
             condition = self.encode_condition(None)
         hidden_states, collected = inputs_embeds, []
-        for layer, modulation in zip(self.layers, condition.modulations, strict=True):
+        blocks = self.blocks()
+        for index in self.path(phase):
+            layer, modulation = blocks[index], condition.modulations[index]
             if output_hidden_states:
                 collected.append(hidden_states)
             hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache)

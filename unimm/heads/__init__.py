@@ -2,12 +2,15 @@
 
 from .base import HeadContext, HeadSample, PredictionHead, TokenSampling
 from .categorical import CategoricalHead, CategoricalHeadConfig
+from .phases import PhaseHeads, PhaseHeadsConfig
 
 __all__ = [
     "CategoricalHead",
     "CategoricalHeadConfig",
     "HeadContext",
     "HeadSample",
+    "PhaseHeads",
+    "PhaseHeadsConfig",
     "PredictionHead",
     "TokenSampling",
 ]

@@ -2,6 +2,7 @@
 
 from .attention import NEVER, AttentionRule
 from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, TokenGroup
+from .masked_scale import MaskedScalePlan, MaskedScalePlanConfig
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
 
@@ -9,6 +10,8 @@ __all__ = [
     "NEVER",
     "AttentionRule",
     "Canvas",
+    "MaskedScalePlan",
+    "MaskedScalePlanConfig",
     "PlanInputs",
     "PlanStep",
     "PredictionPlan",
