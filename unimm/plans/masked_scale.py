@@ -123,7 +123,7 @@ class MaskedScalePlan(ScalePlan):
             yield replace(masked, phase=1, backbone_options={"phase": 1})
 
     def draw_masked(self, layout: TokenLayout, randomness: Randomness | None, device: torch.device) -> torch.Tensor:
-        """Places `(number,)` of the tokens that training masks, the same for the whole batch: one random share of all levels but
+        """Places `(number,)` of the tokens that training masks, the same for the whole batch: a random share of all levels but
         the first, at least one token of each."""
         source = randomness or GeneratorRandomness()
         share = float(source.uniform((1,), "mask_share", torch.device("cpu"))[0])
