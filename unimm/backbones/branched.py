@@ -59,7 +59,7 @@ class BranchedTransformer(VisualTransformer):
         self.post_init()
 
     def blocks(self) -> list[nn.Module]:
-        return [*self.layers, *(block for branch in self.branches for block in branch)]  # type: ignore[union-attr]
+        return [*self.layers, *(block for branch in self.branches for block in branch)]  # type: ignore[attr-defined]
 
     def path(self, phase: int) -> Sequence[int]:
         depth, own = self.config.num_hidden_layers, self.config.branch_layers

@@ -106,7 +106,7 @@ class ScalePlan(PredictionPlan):
     """
 
     starts_from_reconstruction = True
-    option_names = ("scales", "sampled_sides")
+    option_names: tuple[str, ...] = ("scales", "sampled_sides")
 
     def __init__(self, config: ScalePlanConfig, hidden_size: int, layout: TokenLayout, kind: TokenKind):
         super().__init__()
