@@ -241,6 +241,17 @@ def latent_scale_config(cross_attention: bool = False, **changes) -> UniMMImageG
     return groups_config(**{**fields, **changes})
 
 
+def masked_scale_config(**changes) -> UniMMImageGenerationConfig:
+    """A generator that predicts a level at once, and then its least certain tokens again."""
+    head = {"model_type": "unimm_categorical_head", "norm": "adaln", "bias": True}
+    fields = {
+        "plan_config": {"model_type": "unimm_masked_scale_plan"},
+        "backbone_config": {**ADALN, "model_type": "unimm_branched_transformer", "branch_layers": 1},
+        "head_config": {"model_type": "unimm_phase_heads", "head_config": head},
+    }
+    return scale_config(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -279,6 +290,7 @@ CONFIGS = {
     "scale": scale_config,
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "scale_whole_levels": whole_levels_config,
+    "scale_masked": masked_scale_config,
     "llm_raster": llm_raster_config,
     "groups": groups_config,
     "masked": masked_config,
@@ -311,6 +323,7 @@ GENERATORS = (
     "llm_raster",
     "neighbour",
     "neighbour_text",
+    "scale_masked",
 )
 #: Generators without a cache, whose steps and teacher-forced passes hide different tokens.
 MASKED = ("masked", "mar")

@@ -3,6 +3,8 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import (
+    BranchedTransformer,
+    BranchedTransformerConfig,
     EncoderDecoder,
     EncoderDecoderConfig,
     HalvesTransformer,
@@ -29,6 +31,7 @@ from .heads import (
     DirectionHeadConfig,
     FlowHeadConfig,
     FlowTransformerHeadConfig,
+    PhaseHeadsConfig,
 )
 from .models import (
     ImageOptions,
@@ -44,6 +47,7 @@ from .plans import (
     GroupsPlanConfig,
     LatentScalePlanConfig,
     MaskedPlanConfig,
+    MaskedScalePlanConfig,
     NeighbourPlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
@@ -78,6 +82,9 @@ for _config in (
     LatentScalePlanConfig,
     DiffusionHeadConfig,
     MaskedPlanConfig,
+    BranchedTransformerConfig,
+    MaskedScalePlanConfig,
+    PhaseHeadsConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     TextConditionConfig,
@@ -97,6 +104,7 @@ for _config in (
 for _model in (
     HalvesTransformer,
     EncoderDecoder,
+    BranchedTransformer,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -334,13 +334,21 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             ConfigError: AdaLN blocks without a condition vector.
         """
         if self.config.block != "adaln":
-            return EncodedCondition([None] * len(self.layers))
+            return EncodedCondition([None] * len(self.blocks()))
         if condition is None or condition.vector is None:
             raise ConfigError("AdaLN blocks need a condition vector; give the condition the form 'vector'")
         vector = condition.vector
         shared = self.shared_modulation(vector) if self.config.share_modulation else None
-        blocks: Iterable[Any] = self.layers
+        blocks: Iterable[Any] = self.blocks()
         return EncodedCondition([block.modulate(vector, shared) for block in blocks])
+
+    def blocks(self) -> list[nn.Module]:
+        """All blocks, in the order of an encoded condition."""
+        return list(self.layers)
+
+    def path(self, phase: int) -> Sequence[int]:
+        """Which of `blocks` a phase runs through, in their order."""
+        return range(len(self.layers))
 
     def forward(
         self,
@@ -351,6 +359,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         cache: Cache | None = None,
         start: int = 0,
         output_hidden_states: bool = False,
+        phase: int = 0,
     ) -> VisualTransformerOutput:
         """Runs the blocks over new slots.
 
@@ -362,6 +371,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             cache: keys and values of the slots before `start`; the new ones are appended.
             start: index of the first new slot in the sequence.
             output_hidden_states: also return the inputs of all blocks and the output.
+            phase: which of several branches predicts.
         """
         batch, length, _ = inputs_embeds.shape
         stop = start + length
@@ -381,7 +391,9 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             condition = self.encode_condition(None)
         hidden_states, collected, taps = inputs_embeds, [], []
         early_depths = (self.config.tap_depths or ())[:-1]
-        for depth, (layer, modulation) in enumerate(zip(self.layers, condition.modulations, strict=True), start=1):
+        blocks = self.blocks()
+        for depth, index in enumerate(self.path(phase), start=1):
+            layer, modulation = blocks[index], condition.modulations[index]
             if output_hidden_states:
                 collected.append(hidden_states)
             hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache)

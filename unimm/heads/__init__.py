@@ -6,6 +6,7 @@ from .diffusion import DiffusionHead, DiffusionHeadConfig
 from .direction import DirectionHead, DirectionHeadConfig
 from .flow import FlowHead, FlowHeadConfig
 from .flow_transformer import FlowTransformerHead, FlowTransformerHeadConfig
+from .phases import PhaseHeads, PhaseHeadsConfig
 
 __all__ = [
     "CategoricalHead",
@@ -21,6 +22,8 @@ __all__ = [
     "HeadContext",
     "HeadSample",
     "NoisyTokens",
+    "PhaseHeads",
+    "PhaseHeadsConfig",
     "PredictionHead",
     "SoftmaxHead",
     "TokenSampling",
