@@ -46,7 +46,13 @@ def test_default_targets_are_the_backbones_layers_and_every_one_has_an_effect(na
     pattern = model.default_adapter_targets
     targets = {key: module for key, module in model.named_modules() if re.fullmatch(pattern, key)}
     inside = (
-        "language_model.model.layers." if name in CONDITIONALS else ("backbone.layers.", "backbone.decoder.layers.")
+        "language_model.model.layers."
+        if name in CONDITIONALS
+        else (
+            "backbone.layers.",
+            "backbone.branches.",
+            "backbone.decoder.layers.",
+        )
     )
     assert targets
     assert all(key.startswith(inside) and isinstance(module, nn.Linear) for key, module in targets.items())
@@ -55,6 +61,7 @@ def test_default_targets_are_the_backbones_layers_and_every_one_has_an_effect(na
     assert len(names) >= 4
     model = adapted(model)
     model.train()
+    torch.manual_seed(0)
     model(**training_inputs(model)).loss.backward()
     silent = [key for key, tensor in model.named_parameters() if "lora_A" in key and not tensor.grad.abs().sum() > 0]
     assert silent == []

@@ -535,5 +535,6 @@ def init_part_weights(module: torch.nn.Module, std: float) -> None:
         if module.elementwise_affine:
             init.ones_(module.weight)
             init.zeros_(module.bias)
-    elif hasattr(module, "init_own_weights"):
+    elif hasattr(module, "init_own_weights") and all(one.is_floating_point() for one in module.parameters()):
+        # Quantized weights are always loaded ones.
         module.init_own_weights(std)  # type: ignore[operator]

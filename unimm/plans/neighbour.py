@@ -190,7 +190,8 @@ class NeighbourPlan(PredictionPlan):
                 f"the neighbour plan's table has rows for {self.num_prefix_positions} slots of the condition, which has "
                 f"{condition.prefix_length}: set num_prefix_positions to that"
             )
-        return prefix + self.position_embedding.weight[: self.num_prefix_positions]
+        # Through the layer, not its weight: offloaded tables are brought to the device when the layer runs.
+        return prefix + self.position_embedding(torch.arange(self.num_prefix_positions, device=prefix.device))
 
     def _token_slots(self, values: torch.Tensor, places: torch.Tensor, prefix_length: int) -> torch.Tensor:
         if values.is_floating_point():

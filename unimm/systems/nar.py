@@ -120,7 +120,8 @@ def _picture_preset(size: str, parameters: float) -> Preset:
 
 def _video_preset(size: str, parameters: float) -> Preset:
     config = partial(generator_config, *SIZES[size], layout=(4, 16, 16), codebook_size=8192, num_classes=101)
-    return Preset(config, parameters)
+    # No sampling of the videos is published: plain draws from the model.
+    return Preset(config, parameters, sampling={"guidance_scale": 1.0, "top_k": 0, "top_p": 1.0})
 
 
 PRESETS = {
