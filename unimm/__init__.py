@@ -27,6 +27,8 @@ from .models import (
 from .pipelines import ImageGenerationPipeline, pipeline
 from .plans import RasterPlanConfig, ScalePlanConfig
 from .tokenizers import (
+    BitwisePyramidTokenizer,
+    BitwisePyramidTokenizerConfig,
     KLTokenizer,
     KLTokenizerConfig,
     MultiScaleVQTokenizer,
@@ -45,6 +47,7 @@ from .tokens import TokenKind, TokenLayout, VisualTokens
 __version__ = "0.1.0"
 
 for _config in (
+    BitwisePyramidTokenizerConfig,
     CategoricalHeadConfig,
     ClassConditionConfig,
     RasterPlanConfig,
@@ -63,6 +66,7 @@ for _config in (
 ):
     AutoConfig.register(_config.model_type, _config)
 for _model in (
+    BitwisePyramidTokenizer,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,
@@ -79,6 +83,8 @@ AutoImageProcessor.register(UniMMConditionalConfig, image_processor_classes={"pi
 AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)
 
 __all__ = [
+    "BitwisePyramidTokenizer",
+    "BitwisePyramidTokenizerConfig",
     "ConstantGuidance",
     "ImageGenerationPipeline",
     "ImageIteratorStreamer",
