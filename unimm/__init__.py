@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import LLMBackbone, LLMBackboneConfig, VisualTransformer, VisualTransformerConfig
-from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
+from .conditions import ClassConditionConfig, PooledTextConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import (
     ConstantGuidance,
@@ -14,7 +14,7 @@ from .generation import (
     ListedGuidance,
     SoftCodes,
 )
-from .heads import CategoricalHeadConfig
+from .heads import BitwiseHeadConfig, CategoricalHeadConfig
 from .models import (
     ImageOptions,
     UniMMConditionalConfig,
@@ -52,6 +52,8 @@ for _config in (
     ClassConditionConfig,
     RasterPlanConfig,
     ScalePlanConfig,
+    BitwiseHeadConfig,
+    PooledTextConditionConfig,
     TextConditionConfig,
     TextEncoderConfig,
     LLMBackboneConfig,

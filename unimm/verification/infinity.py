@@ -7,12 +7,63 @@ from typing import Any
 
 import torch
 
-from ..generation import RecordedRandomness
+from ..generation import ListedGuidance, RecordedRandomness
+from ..tokens import TokenLayout
 from .harness import Case, Probe
 
 
 def replay(model: Any, case: Case, probe: Probe) -> Mapping[str, torch.Tensor]:
-    return _tokenizer(model, case)
+    return _tokenizer(model, case) if "infinity" not in case.settings else _generator(model, case, probe)
+
+
+def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
+    given, run, out = case.inputs, case.settings["run"], {}
+    layout = TokenLayout(tuple(map(tuple, run["train_scales"])))
+    prompts = _padded(given["text_cond.text"], given["text_cond.lens"])
+    parts = {"self_attention0": "attention", "cross_attention0": "cross_attention", "block0": ""}
+    watched = {name: f"backbone.layers.0.{part}".rstrip(".") for name, part in parts.items()}
+    with torch.no_grad(), probe.watch(pooled_text="condition.pooling", text_kv="condition.fc2", **watched) as seen:
+        tokens = model.encode_images(given["image"], layout)
+        forward = model(image_ids=tokens.ids, layout=layout, **prompts)
+    seen["text_kv"] = seen["text_kv"][prompts["text_mask"]]
+    out |= {f"forward.{name}": states for name, states in seen.items()}
+    out |= {"forward.input": model.tokenizer.teacher_inputs(tokens), "forward.target_bits": tokens.ids}
+    out |= {"forward.embedding": forward.slots, "forward.logits": forward.logits.flatten(2)}
+
+    draws = flips(given, tokens.batch_size, 0.3)
+    loss = model.train()(pixel_values=given["image"], layout=layout, **prompts, randomness=draws).loss
+    model.eval()
+    out |= {"loss.value": loss, "loss.grad_word_embed": 100 * probe.gradients(loss)["word_embed.weight"]}
+    weights = model.plan.loss_weights(layout)
+    if weights is not None:
+        out["loss.weights"] = weights[None] / weights.sum()
+
+    common = {
+        "prompt_embeds": (prompts := _padded(given["sample.text"], given["sample.lens"]))["text_features"],
+        "prompt_attention_mask": prompts["text_mask"],
+        "guidance_scale": ListedGuidance(tuple(run["cfg_list"])),
+        "output_logits": True,
+    }
+    filters = {"temperature": run["tau_list"], "top_k": run["top_k"], "top_p": run["top_p"] or 1.0}
+    temperatures = torch.tensor(run["tau_list"])[model.layout.level_ids(), None, None]
+    drawn = model.generate(**common, **filters, randomness={"token": given["sample.uniform"]})
+    greedy = model.generate(**common, do_sample=False)
+    mixed = model.generate(**common, do_sample=False, guidance_layer=run["layer_cfg"][0])
+    out |= {"sample.bits": drawn.sequences, "sample.image": drawn.images, "greedy.image": greedy.images}
+    out["sample.codes"] = model.tokenizer.running_reconstruction(model.as_tokens(drawn.sequences))
+    out |= {"greedy.bits": greedy.sequences, "layer_cfg.bits": mixed.sequences}
+    out["layer_cfg.logits"] = mixed.logits / temperatures
+    for name, result in {"sample": drawn, "greedy": greedy}.items():
+        out[f"{name}.guided_logits"] = result.logits / temperatures
+    return out
+
+
+def _padded(packed: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Prompts of unequal length under each other, padded on the right, and which positions are real."""
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    features = torch.zeros(*mask.shape, packed.shape[-1])
+    features[mask] = packed
+    return {"text_features": features, "text_mask": mask}
 
 
 def _tokenizer(model: Any, case: Case) -> dict[str, torch.Tensor]:
