@@ -312,6 +312,8 @@ def _preset(
     resolution: str = "1M",
     patchify: bool = False,
 ) -> Preset:
+    """`parameters` were counted here: the paper names its models by rounded figures alone."""
+
     def config() -> UniMMImageGenerationConfig:
         sizes = scales(1.0, resolution)
         tokenizer = patchify_tokenizer_config(sizes) if patchify else tokenizer_config(32, sizes)
@@ -336,18 +338,23 @@ PRESETS: dict[str, Preset] = {
     "tokenizer-d24": _tokenizer_preset(24, "infinity_vae_d24.pth", 110),
     "tokenizer-d32": _tokenizer_preset(32, "infinity_vae_d32.pth", 110),
     "tokenizer-d32-reg": _tokenizer_preset(32, "infinity_vae_d32reg.pth", 110),
+    "tokenizer-d32-256": Preset(
+        lambda: tokenizer_config(32, scales(1.0, "0.06M")), 110, "infinity_vae_d32reg.pth", HUB_ID
+    ),
     "tokenizer-d64": _tokenizer_preset(64, "infinity_vae_d64.pth", 110),
-    "tokenizer-d56-patchify": Preset(patchify_tokenizer_config, 110, "infinity_vae_d56_f8_14_patchify.pth", HUB_ID),
-    "125m": _preset(12, 768, 8, 125),
-    "layer16": _preset(16, 1152, 12, 361),
-    "1b": _preset(24, 1536, 16, 940),
-    "2b": _preset(32, 2048, 16, 2200, released_file="infinity_2b_reg.pth"),
-    "layer32": _preset(32, 2080, 20, 2200),
-    "layer40": _preset(40, 2688, 24, 4700),
-    "layer48": _preset(48, 3360, 28, 8700),
-    "8b": _preset(40, 3584, 28, 8000, released_file="infinity_8b_weights", patchify=True),
+    "tokenizer-d56-patchify": Preset(patchify_tokenizer_config, 81.6, "infinity_vae_d56_f8_14_patchify.pth", HUB_ID),
+    "125m": _preset(12, 768, 8, 125.2),
+    "layer16": _preset(16, 1152, 12, 361.6),
+    "1b": _preset(24, 1536, 16, 940.9),
+    "2b": _preset(32, 2048, 16, 2204.6, released_file="infinity_2b_reg.pth"),
+    # The first stage of training: no file of it is released.
+    "2b-256": _preset(32, 2048, 16, 2204.6, resolution="0.06M"),
+    "layer32": _preset(32, 2080, 20, 2256.7),
+    "layer40": _preset(40, 2688, 24, 4716.4),
+    "layer48": _preset(48, 3360, 28, 8767.2),
+    "8b": _preset(40, 3584, 28, 8375.8, released_file="infinity_8b_weights", patchify=True),
     "8b-512": _preset(
-        40, 3584, 28, 8000, released_file="infinity_8b_512x512_weights", resolution="0.25M", patchify=True
+        40, 3584, 28, 8375.8, released_file="infinity_8b_512x512_weights", resolution="0.25M", patchify=True
     ),
 }
 
