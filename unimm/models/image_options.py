@@ -199,6 +199,8 @@ class ImageOptions:
         found = []
         if "guidance_scale" in self.given and self.guidance != ConstantGuidance(1.0) and not self.is_guided(steps):
             found.append(f"guidance_scale, because {self.guidance} is 1 at all {len(steps)} steps")
+        if "guidance_layer" in self.given and not self.is_guided(steps):
+            found.append("guidance_layer, because no step is guided")
         if is_categorical and "num_inference_steps" in self.given:
             found.append("num_inference_steps, because ids are drawn from a softmax, in one evaluation")
         if not is_categorical:
