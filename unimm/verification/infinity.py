@@ -17,7 +17,8 @@ def replay(model: Any, case: Case, probe: Probe) -> Mapping[str, torch.Tensor]:
 
 
 def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
-    given, run, out = case.inputs, case.settings["run"], {}
+    given, run = case.inputs, case.settings["run"]
+    out: dict[str, torch.Tensor] = {}
     layout = TokenLayout(tuple(map(tuple, run["train_scales"])))
     prompts = _padded(given["text_cond.text"], given["text_cond.lens"])
     parts = {"self_attention0": "attention", "cross_attention0": "cross_attention", "block0": ""}
@@ -67,7 +68,8 @@ def _padded(packed: torch.Tensor, lengths: torch.Tensor) -> dict[str, torch.Tens
 
 
 def _tokenizer(model: Any, case: Case) -> dict[str, torch.Tensor]:
-    given, layout, out = case.inputs, model.config.layout, {}
+    given, layout = case.inputs, model.config.layout
+    out: dict[str, torch.Tensor] = {}
     strength = case.settings["bsc"]["noise_apply_strength"]
     with torch.no_grad():
         out["h"] = features = model.encode_features(given["image"])
