@@ -269,7 +269,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         if layout is None or layout == self.layout:
             check_picture_size(pixel_values, self.config.height_and_width)
             return self.tokenizer.encode(pixel_values)
-        return self._pyramid_tokenizer.encode(pixel_values, levels=layout.levels)
+        return self._pyramid_tokenizer.encode(pixel_values, levels=layout.levels)  # type: ignore[arg-type]
 
     @property
     def _pyramid_tokenizer(self) -> PyramidTokenizer:

@@ -153,8 +153,7 @@ class ImageOptions:
     @property
     def temperatures(self) -> tuple[float, ...]:
         """The temperature of every level, or a single one."""
-        one_for_all = not isinstance(self.temperature, list | tuple)
-        each = (self.temperature,) if one_for_all else tuple(self.temperature)
+        each = tuple(self.temperature) if isinstance(self.temperature, list | tuple) else (self.temperature,)
         if not each or not all(isinstance(one, int | float) for one in each):
             raise ConfigError(f"temperature is a number or one per level, given {self.temperature!r}")
         return each

@@ -41,6 +41,8 @@ SCALES: dict[float, tuple[tuple[int, int], ...]] = {
     **{ratio: tuple(zip(*sides, strict=True)) for ratio, sides in _TALL.items()},
     **{_WIDE[ratio]: tuple(zip(*reversed(sides), strict=True)) for ratio, sides in _TALL.items()},
 }
+#: What positions are scaled to, at every resolution.
+REFERENCE_GRIDS = tuple(sizes[-1] for sizes in SCALES.values())
 #: How many entries of a list a resolution takes.
 NUM_SCALES = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 
@@ -92,7 +94,7 @@ def generator_config(
     text_size: int = 2048,
     text_length: int = 512,
     drop_probability: float = 0.1,
-    reference_grids: Sequence[tuple[int, int]] = tuple(sizes[-1] for sizes in SCALES.values()),
+    reference_grids: Sequence[tuple[int, int]] = REFERENCE_GRIDS,
     balance_levels: bool = True,
     self_correction: float = 0.3,
     norm_eps: float = 1e-6,
