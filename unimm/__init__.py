@@ -12,7 +12,7 @@ from .backbones import (
     VisualTransformer,
     VisualTransformerConfig,
 )
-from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
+from .conditions import ClassConditionConfig, PooledTextConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import (
     ConstantGuidance,
@@ -24,6 +24,7 @@ from .generation import (
     SoftCodes,
 )
 from .heads import (
+    BitwiseHeadConfig,
     CategoricalHeadConfig,
     DiffusionHeadConfig,
     DirectionHeadConfig,
@@ -49,6 +50,8 @@ from .plans import (
     ScalePlanConfig,
 )
 from .tokenizers import (
+    BitwisePyramidTokenizer,
+    BitwisePyramidTokenizerConfig,
     KLTokenizer,
     KLTokenizerConfig,
     MultiScaleVQTokenizer,
@@ -67,6 +70,7 @@ from .tokens import TokenKind, TokenLayout, VisualTokens
 __version__ = "0.1.0"
 
 for _config in (
+    BitwisePyramidTokenizerConfig,
     CategoricalHeadConfig,
     ClassConditionConfig,
     DirectionHeadConfig,
@@ -80,6 +84,8 @@ for _config in (
     MaskedPlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
+    BitwiseHeadConfig,
+    PooledTextConditionConfig,
     TextConditionConfig,
     TextEncoderConfig,
     EncoderDecoderConfig,
@@ -97,6 +103,7 @@ for _config in (
 for _model in (
     HalvesTransformer,
     EncoderDecoder,
+    BitwisePyramidTokenizer,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,
@@ -113,6 +120,8 @@ AutoImageProcessor.register(UniMMConditionalConfig, image_processor_classes={"pi
 AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)
 
 __all__ = [
+    "BitwisePyramidTokenizer",
+    "BitwisePyramidTokenizerConfig",
     "ConstantGuidance",
     "ImageGenerationPipeline",
     "ImageIteratorStreamer",

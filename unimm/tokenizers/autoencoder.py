@@ -36,7 +36,8 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
         num_decoder_residual_blocks: per decoder level; None for one more than in the encoder.
         encoder_channels: width of the encoder's output and of the decoder's input.
         code_channels: width of a token's latent vector.
-        quantization_kernel_size: side of the convolutions between `encoder_channels` and `code_channels`.
+        quantization_kernel_size: side of the convolutions between `encoder_channels` and `code_channels`; 0
+            leaves them out, where both are equal.
         num_norm_groups: groups of every group norm; it must divide the channels of every level.
         norm_eps: epsilon of every group norm.
         dropout: in the residual blocks.
@@ -89,8 +90,14 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
                 "num_residual_blocks and num_decoder_residual_blocks must be positive, given "
                 f"{self.num_residual_blocks} and {self.num_decoder_residual_blocks}"
             )
-        if self.quantization_kernel_size % 2 == 0:
-            raise ConfigError(f"quantization_kernel_size must be odd, given {self.quantization_kernel_size}")
+        if self.quantization_kernel_size == 0:
+            if self.encoder_channels != self.code_channels:
+                raise ConfigError(
+                    "without convolutions around the quantizer encoder_channels and code_channels must be equal, given "
+                    f"{self.encoder_channels} and {self.code_channels}"
+                )
+        elif self.quantization_kernel_size % 2 == 0:
+            raise ConfigError(f"quantization_kernel_size must be odd or 0, given {self.quantization_kernel_size}")
 
     @property
     def decoding_multipliers(self) -> list[int] | tuple[int, ...]:
@@ -118,8 +125,8 @@ class ConvolutionalTokenizer(VisualTokenizer):
         self.tiling: Tiling | None = None
         outer, inner, kernel = config.encoder_channels, config.code_channels, config.quantization_kernel_size
         self.encoder = ConvolutionalEncoder(config)
-        self.quant_conv = nn.Conv2d(outer, inner, kernel, padding=kernel // 2)
-        self.post_quant_conv = nn.Conv2d(inner, outer, kernel, padding=kernel // 2)
+        self.quant_conv = nn.Conv2d(outer, inner, kernel, padding=kernel // 2) if kernel else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(inner, outer, kernel, padding=kernel // 2) if kernel else nn.Identity()
         self.decoder = ConvolutionalDecoder(config)
 
     @property
@@ -138,12 +145,12 @@ class ConvolutionalTokenizer(VisualTokenizer):
             LayoutError: a side is no multiple of the stride.
         """
         self.check_pixels(pixel_values, self.config.image_channels)
-        pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
+        pixel_values = pixel_values.to(self.encoder.conv_in.weight.dtype)
         return self._run(lambda pixels: self.quant_conv(self.encoder(pixels, self.tiling)), pixel_values)
 
     def decode_features(self, features: torch.Tensor, *, clamp: bool = False) -> torch.Tensor:
         """Pixels of quantized features `(batch, code_channels, h, w)`."""
-        features = features.to(self.post_quant_conv.weight.dtype)
+        features = features.to(self.decoder.conv_in.weight.dtype)
         pixels = self._run(lambda latents: self.decoder(self.post_quant_conv(latents), self.tiling), features)
         return pixels.clamp(-1, 1) if clamp else pixels
 
