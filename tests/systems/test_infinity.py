@@ -45,7 +45,7 @@ def test_blocks_are_found_in_any_number_of_chunks(num_chunks):
     tokenizer = tokenizer_config(
         4, [1, 2], base_channels=4, channel_multipliers=(1, 1), num_norm_groups=2, num_residual_blocks=1
     )
-    config = generator_config(4, tokenizer, hidden_size=32, num_heads=2, text_size=128, text_length=4)
+    config = generator_config(4, tokenizer, hidden_size=64, num_heads=2, text_size=128, text_length=4)
     model = AutoModel.from_config(config)
     released = SYSTEM.converter(config).to_released(model.state_dict())
     assert {name.split(".sa")[0] for name in released if ".sa.q_bias" in name} == {
