@@ -147,7 +147,8 @@ def draw_plans() -> Figure:
         figure.subfigures(len(plans), 1, squeeze=False)[:, 0], plans.items(), strict=True
     ):
         config = config_class()
-        plan, layout = small_plan(config)
+        plan, _ = small_plan(config)
+        layout = plan.generation_layout()
         hidden = torch.zeros(1, 8)
         condition = Condition(vector=hidden) if config.condition_form == "vector" else Condition(prefix=hidden[:, None])
         steps = plan.steps(layout, condition.prefix_length)

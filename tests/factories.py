@@ -263,6 +263,35 @@ def mar_config(**changes) -> UniMMImageGenerationConfig:
     return UniMMImageGenerationConfig(**{**fields, **changes})
 
 
+def latent_scale_config(cross_attention: bool = False, **changes) -> UniMMImageGenerationConfig:
+    """Next-scale prediction of 4 x 4 latents, without a tokenizer."""
+    fields = {
+        "plan_config": {"model_type": "unimm_latent_scale_plan", "sides": (1, 2, 4)},
+        "backbone_config": {**HALVES, "num_positions": 21, "output_positions": True},
+        "head_config": {
+            "model_type": "unimm_flow_transformer_head",
+            "width": 16,
+            "num_layers": 2,
+            "head_width": 8,
+            "extent": 4,
+            "num_inference_steps": 4,
+            "cross_attention": cross_attention,
+        },
+    }
+    return groups_config(**{**fields, **changes})
+
+
+def masked_scale_config(**changes) -> UniMMImageGenerationConfig:
+    """A generator that predicts a level at once, and then its least certain tokens again."""
+    head = {"model_type": "unimm_categorical_head", "norm": "adaln", "bias": True}
+    fields = {
+        "plan_config": {"model_type": "unimm_masked_scale_plan"},
+        "backbone_config": {**ADALN, "model_type": "unimm_branched_transformer", "branch_layers": 1},
+        "head_config": {"model_type": "unimm_phase_heads", "head_config": head},
+    }
+    return scale_config(**{**fields, **changes})
+
+
 def llm_raster_config(**changes) -> UniMMImageGenerationConfig:
     backbone = {"model_type": "unimm_llm_backbone", "text_config": {"model_type": "qwen3", **TEXT}}
     return raster_config(backbone_config=backbone, **changes)
@@ -302,10 +331,13 @@ CONFIGS = {
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "scale_whole_levels": whole_levels_config,
     "scale_bits": bits_config,
+    "scale_masked": masked_scale_config,
     "llm_raster": llm_raster_config,
     "groups": groups_config,
     "masked": masked_config,
     "mar": mar_config,
+    "latent_scale": latent_scale_config,
+    "latent_scale_cross": lambda: latent_scale_config(cross_attention=True),
     "conditional": conditional_config,
     "conditional_tied": lambda: conditional_config(text_config=Qwen3Config(**{**TEXT, "tie_word_embeddings": True})),
     "conditional_vision": lambda: conditional_config(vision=True),
@@ -315,6 +347,7 @@ CONFIGS = {
     "backbone_encoder_decoder": lambda: EncoderDecoderConfig(**ENCODER_DECODER),
     "backbone_llm": lambda: LLMBackboneConfig(text_config={"model_type": "qwen3", **TEXT}),
     "vq_tokenizer": lambda: VQTokenizerConfig(**VQ),
+    "patch_tokenizer": lambda: VQTokenizerConfig(**{**VQ, "patches": True, "channel_multipliers": (1, 1, 1)}),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
     "kl_tokenizer": lambda: KLTokenizerConfig(autoencoder=KL),
     "bitwise_tokenizer": lambda: BitwisePyramidTokenizerConfig(**BITS),
@@ -333,6 +366,7 @@ GENERATORS = (
     "llm_raster",
     "neighbour",
     "neighbour_text",
+    "scale_masked",
 )
 #: Generators without a cache, whose steps and teacher-forced passes hide different tokens.
 MASKED = ("masked", "mar")

@@ -3,6 +3,8 @@
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from .backbones import (
+    BranchedTransformer,
+    BranchedTransformerConfig,
     EncoderDecoder,
     EncoderDecoderConfig,
     HalvesTransformer,
@@ -30,6 +32,7 @@ from .heads import (
     DirectionHeadConfig,
     FlowHeadConfig,
     FlowTransformerHeadConfig,
+    PhaseHeadsConfig,
 )
 from .models import (
     ImageOptions,
@@ -45,6 +48,7 @@ from .plans import (
     GroupsPlanConfig,
     LatentScalePlanConfig,
     MaskedPlanConfig,
+    MaskedScalePlanConfig,
     NeighbourPlanConfig,
     RasterPlanConfig,
     ScalePlanConfig,
@@ -82,6 +86,9 @@ for _config in (
     LatentScalePlanConfig,
     DiffusionHeadConfig,
     MaskedPlanConfig,
+    BranchedTransformerConfig,
+    MaskedScalePlanConfig,
+    PhaseHeadsConfig,
     RasterPlanConfig,
     ScalePlanConfig,
     BitwiseHeadConfig,
@@ -104,6 +111,7 @@ for _model in (
     HalvesTransformer,
     EncoderDecoder,
     BitwisePyramidTokenizer,
+    BranchedTransformer,
     KLTokenizer,
     LLMBackbone,
     MultiScaleVQTokenizer,

@@ -21,8 +21,9 @@ from unimm.data.shapes.datasets import ROWS_PER_SHARD
 from unimm.data.shapes.edits import DEFAULT_EDIT_TYPES
 from unimm.data.shapes.rows import LAYOUT_PALETTE, TASKS
 from unimm.errors import ConfigError
+from unimm.evaluation.shapes import ShapesJudge
 
-NUM_IMAGES = {"captions": 1, "questions": 1, "edits": 2, "preferences": 2, "subjects": 4, "layouts": 2,
+NUM_IMAGES = {"captions": 1, "descriptions": 1, "questions": 1, "edits": 2, "preferences": 2, "subjects": 4, "layouts": 2,
               "restoration": 2, "videos": 8}  # fmt: skip
 
 
@@ -180,3 +181,24 @@ def test_options_that_do_not_exist_or_fit_are_refused():
         ShapesRows("restoration", degradations=("blurr",))
     with pytest.raises(ConfigError, match="one row or more"):
         shapes_dataset("captions", num_rows=0)
+
+
+def test_a_description_says_what_the_picture_shows():
+    judge = ShapesJudge()
+    for row in ShapesRows("descriptions", "train", 20, 64):
+        asked, told = (turn["content"] for turn in row["messages"])
+        assert [part["text"] for part in asked] == [None, "what is there?"]
+        assert told[0]["text"] == row["caption"]
+        assert judge.judge(row["images"][0], row["caption"]).right
+
+
+def test_counting_questions_have_answers_in_a_world_without_small_objects():
+    rows = ShapesRows("questions", "train", 300, 32, sizes=("medium", "large"), question_types=("count",))
+    assert {row["label"] for row in rows} == {"one", "two", "three", "four"}
+
+
+def test_an_error_inside_of_a_row_does_not_end_the_data_set(monkeypatch):
+    rows = ShapesRows("captions", "train", 5, 32)
+    monkeypatch.setattr(rows, "_make", lambda draws: [][0])
+    with pytest.raises(IndexError):
+        list(rows)

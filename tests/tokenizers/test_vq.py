@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unimm.errors import CodebookError, LayoutError
+from unimm.errors import CodebookError, ConfigError, LayoutError
 from unimm.tokenizers import VQTokenizer, VQTokenizerConfig
 from unimm.tokens import TokenLayout, VisualTokens
 
@@ -243,3 +243,57 @@ def test_training_for_a_few_steps_lowers_the_error_and_uses_the_codebook() -> No
         errors.append(output.losses["reconstruction"].item())
     assert errors[-1] < 0.35 * errors[0]
     assert len(output.tokens.ids.unique()) > 24
+
+
+PATCHES = {
+    **SETTINGS,
+    "channel_multipliers": (1, 1, 1),
+    "patches": True,
+    "encoder_channels": 48,
+    "code_channels": 48,
+    "unit_codes": False,
+}
+
+
+def test_patches_start_as_the_identity(pixels: torch.Tensor) -> None:
+    tokenizer = VQTokenizer(VQTokenizerConfig(**PATCHES)).eval()
+    with torch.no_grad():
+        features = tokenizer.encode_features(pixels)
+        assert torch.equal(tokenizer.decode_features(features), pixels)
+    first = pixels[0, :, :4, :4].flatten()
+    assert torch.equal(features[0, :, 0, 0], first)
+
+
+def test_a_patch_token_depends_on_its_own_square_alone(pixels: torch.Tensor) -> None:
+    tokenizer = VQTokenizer(VQTokenizerConfig(**PATCHES)).eval()
+    torch.nn.init.normal_(tokenizer.quantizer.codebook.weight)
+    changed = pixels.clone()
+    changed[:, :, 4:8, 8:12] = -changed[:, :, 4:8, 8:12]
+    before, after = tokenizer.encode(pixels).ids, tokenizer.encode(changed).ids
+    others = torch.arange(24) != 1 * 6 + 2
+    assert torch.equal(before[:, others], after[:, others])
+    whole = VQTokenizer(VQTokenizerConfig(**SETTINGS)).eval()
+    with torch.no_grad():
+        reached = (whole.encode_features(pixels) != whole.encode_features(changed)).any(1).flatten(1)
+    assert reached[:, others].any()
+
+
+@pytest.mark.parametrize(
+    "options", [{"quantization_kernel_size": 3}, {"channel_multipliers": (1, 2, 2)}], ids=["kernel", "widths"]
+)
+def test_patches_that_would_look_at_their_neighbours_are_refused(options: dict) -> None:
+    with pytest.raises(ConfigError, match="see nothing of their neighbours"):
+        VQTokenizerConfig(**{**PATCHES, **options})
+
+
+def test_codes_of_patches_become_the_squares_of_the_pictures_in_training() -> None:
+    generator = torch.Generator().manual_seed(0)
+    squares = torch.rand(6, 3, 4, 4, generator=generator) * 2 - 1
+    tokenizer = VQTokenizer(
+        VQTokenizerConfig(**{**PATCHES, "ema_decay": 0.8, "revive_after": 5, "initialize_from_data": True})
+    ).train()
+    for _ in range(30):
+        chosen = squares[torch.randint(6, (4, 16), generator=generator)]
+        pictures = chosen.view(4, 4, 4, 3, 4, 4).permute(0, 3, 1, 4, 2, 5).reshape(4, 3, 16, 16)
+        output = tokenizer(pictures)
+    assert output.losses["reconstruction"] < 1e-4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -335,7 +335,8 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         fresh = torch.empty_like(weight)
         nn.init.trunc_normal_(fresh, std=std * 0.5)
         num_gate_rows = weight.shape[0] // 3
-        nn.init.trunc_normal_(fresh[:num_gate_rows], std=std * float(self.config.gate_initializer_gain))
+        nn.init.trunc_normal_(fresh[:num_gate_rows], std=std)
+        fresh[:num_gate_rows] *= float(self.config.gate_initializer_gain)
         init.copy_(weight, fresh)
 
     def encode_positions(self, positions: SlotPositions) -> EncodedPositions:
@@ -364,12 +365,12 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             ConfigError: AdaLN blocks without a condition vector, or cross-attention without a memory.
         """
         if self.config.block != "adaln":
-            return EncodedCondition([None] * len(self.layers))
+            return EncodedCondition([None] * len(self.blocks()))
         if condition is None or condition.vector is None:
             raise ConfigError("AdaLN blocks need a condition vector; give the condition the form 'vector'")
         vector = condition.vector
         shared = self.shared_modulation(vector) if self.config.share_modulation else None
-        blocks: Iterable[Any] = self.layers
+        blocks: Iterable[Any] = self.blocks()
         modulations = [block.modulate(vector, shared) for block in blocks]
         if self.config.memory_size is None:
             return EncodedCondition(modulations)
@@ -378,6 +379,14 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         memories = [block.cross_attention.remember(condition.memory) for block in blocks]
         mask = condition.memory_mask
         return EncodedCondition(modulations, memories, None if mask is None else mask[:, None, None].bool())
+
+    def blocks(self) -> list[nn.Module]:
+        """All blocks, in the order of an encoded condition."""
+        return list(self.layers)
+
+    def path(self, phase: int) -> Sequence[int]:
+        """Which of `blocks` a phase runs through, in their order."""
+        return range(len(self.layers))
 
     def forward(
         self,
@@ -389,6 +398,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         start: int = 0,
         output_hidden_states: bool = False,
         mix_after: Mapping[int, Callable[[torch.Tensor], torch.Tensor]] | None = None,
+        phase: int = 0,
     ) -> VisualTransformerOutput:
         """Runs the blocks over new slots.
 
@@ -400,7 +410,8 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             cache: keys and values of the slots before `start`; the new ones are appended.
             start: index of the first new slot in the sequence.
             output_hidden_states: also return the inputs of all blocks and the output.
-            mix_after: what the rows do with each other after a block, by its index: guidance of hidden states.
+            mix_after: what the rows do with each other after a block, by its place on the path: guidance of hidden states.
+            phase: which of several branches predicts.
         """
         batch, length, _ = inputs_embeds.shape
         stop = start + length
@@ -420,14 +431,15 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             condition = self.encode_condition(None)
         hidden_states, collected, taps = inputs_embeds, [], []
         early_depths = (self.config.tap_depths or ())[:-1]
-        for index, (layer, modulation) in enumerate(zip(self.layers, condition.modulations, strict=True)):
+        blocks = self.blocks()
+        for depth, index in enumerate(self.path(phase), start=1):
+            layer, modulation = blocks[index], condition.modulations[index]
             if output_hidden_states:
                 collected.append(hidden_states)
             memory = (condition.memories[index], condition.memory_mask) if condition.memories else ()
             hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache, *memory)
-            if mix_after and index in mix_after:
-                hidden_states = mix_after[index](hidden_states)
-            depth = index + 1
+            if mix_after and depth - 1 in mix_after:
+                hidden_states = mix_after[depth - 1](hidden_states)
             taps += [self.tap_norms[tap](hidden_states) for tap, one in enumerate(early_depths) if one == depth]
         if output_hidden_states:
             collected.append(hidden_states)

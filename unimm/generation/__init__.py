@@ -9,6 +9,7 @@ from .guidance import (
     IntervalGuidance,
     LinearGuidance,
     ListedGuidance,
+    PhaseGuidance,
     Progress,
     as_schedule,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "IntervalGuidance",
     "LinearGuidance",
     "ListedGuidance",
+    "PhaseGuidance",
     "Progress",
     "Randomness",
     "RecordedRandomness",

@@ -160,12 +160,35 @@ class ListedGuidance(GuidanceSchedule):
         return self.values[min(progress.level, len(self.values) - 1)]
 
 
+@dataclass(frozen=True)
+class PhaseGuidance(GuidanceSchedule):
+    """A schedule for each phase of a plan that predicts in several ways; the last one holds for further phases.
+
+    Args:
+        schedules: numbers or schedules.
+    """
+
+    schedules: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.schedules, list | tuple) or not self.schedules:
+            raise ConfigError(f"guidance by phase needs a schedule for at least one phase, given {self.schedules!r}")
+        object.__setattr__(self, "schedules", tuple(as_schedule(one) for one in self.schedules))
+
+    def scale(self, progress: Progress) -> float:
+        return self.schedules[min(progress.phase, len(self.schedules) - 1)].scale(progress)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": "phases", "schedules": [one.to_dict() for one in self.schedules]}
+
+
 #: Kinds of schedule by their name in `generation_config.json`.
 SCHEDULES: dict[str, type[GuidanceSchedule]] = {
     "constant": ConstantGuidance,
     "linear": LinearGuidance,
     "interval": IntervalGuidance,
     "listed": ListedGuidance,
+    "phases": PhaseGuidance,
 }
 
 

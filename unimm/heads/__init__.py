@@ -7,6 +7,7 @@ from .diffusion import DiffusionHead, DiffusionHeadConfig
 from .direction import DirectionHead, DirectionHeadConfig
 from .flow import FlowHead, FlowHeadConfig
 from .flow_transformer import FlowTransformerHead, FlowTransformerHeadConfig
+from .phases import PhaseHeads, PhaseHeadsConfig
 
 __all__ = [
     "BitwiseHead",
@@ -24,6 +25,8 @@ __all__ = [
     "HeadContext",
     "HeadSample",
     "NoisyTokens",
+    "PhaseHeads",
+    "PhaseHeadsConfig",
     "PredictionHead",
     "SoftmaxHead",
     "TokenSampling",

@@ -115,6 +115,14 @@ class CrossAttention(nn.Module):
         return self.proj(attended.transpose(1, 2).flatten(2))
 
 
+class GainNorm(LlamaRMSNorm):
+    """An RMS norm that knows its own initial weights, as parts of heads must."""
+
+    def init_own_weights(self, std: float) -> None:
+        """No gain."""
+        init.ones_(self.weight)
+
+
 class CrossFlowBlock(nn.Module):
     """Self-attention modulated by the time, cross-attention to the hidden states, and a modulated feed-forward."""
 
@@ -123,8 +131,8 @@ class CrossFlowBlock(nn.Module):
         width = config.width
         self.attention = RotaryAttention(None, width, width // config.head_width, bias=False)
         self.attention_modulation = Modulation(width, width, chunks=3)
-        self.query_norm = LlamaRMSNorm(width, eps=EPS)
-        self.memory_norm = LlamaRMSNorm(hidden_size, eps=EPS)
+        self.query_norm = GainNorm(width, eps=EPS)
+        self.memory_norm = GainNorm(hidden_size, eps=EPS)
         self.cross_attention = CrossAttention(width, hidden_size, config.head_width)
         self.feed_forward = GeluGatedFeedForward(width, int(width * 4 * 2 / 3))
         self.feed_forward_modulation = Modulation(width, width, chunks=3)
@@ -161,8 +169,6 @@ class FlowTransformerHead(PredictionHead):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init.xavier_uniform_(module.weight)
-            elif isinstance(module, LlamaRMSNorm):
-                init.ones_(module.weight)
 
     def velocity(
         self, noisy: torch.Tensor, times: torch.Tensor, hidden_states: torch.Tensor, shape: tuple[int, ...]

@@ -26,6 +26,11 @@ _WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 class HubModelMixin(RemoteCodeMixin):
     """Put before `PreTrainedModel` among a model's bases."""
 
+    def _initialize_weights(self, module: Any, is_custom_code: bool = False) -> None:
+        # transformers spares modules of foreign code whose own parameters are all loaded, which also holds for those that
+        # have none of their own (a head, a block). Ours write through `transformers.initialization`, which asks each tensor.
+        super()._initialize_weights(module, is_custom_code=False)  # type: ignore[misc]
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,

@@ -5,6 +5,7 @@ from .base import Canvas, PlanInputs, PlanStep, PredictionPlan, SlotPositions, T
 from .groups import GroupsPlan, GroupsPlanConfig
 from .latent_scale import LatentScalePlan, LatentScalePlanConfig
 from .masked import MaskedPlan, MaskedPlanConfig
+from .masked_scale import MaskedScalePlan, MaskedScalePlanConfig
 from .neighbour import NeighbourPlan, NeighbourPlanConfig
 from .raster import RasterPlan, RasterPlanConfig
 from .scale import ScalePlan, ScalePlanConfig
@@ -19,6 +20,8 @@ __all__ = [
     "LatentScalePlanConfig",
     "MaskedPlan",
     "MaskedPlanConfig",
+    "MaskedScalePlan",
+    "MaskedScalePlanConfig",
     "NeighbourPlan",
     "NeighbourPlanConfig",
     "PlanInputs",

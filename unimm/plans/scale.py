@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -31,6 +31,8 @@ class ScalePlanConfig(UniMMConfig):
     of any size and aspect ratio: their levels can be chosen per drawing (`plan_options={"levels": …}`) and per training step.
 
     Args:
+        visible: a slot sees `coarser` levels and its own, or its `own` level alone
+            (https://huggingface.co/papers/2506.04421), so that no step keeps keys and values.
         level_weights: weight of each level's tokens in the loss; None weighs every token alike.
         balance_levels: weigh a level's tokens by `sqrt(finest area / own area)` instead, over the mean of all weights: the
             finest levels hold most tokens.
@@ -52,6 +54,7 @@ class ScalePlanConfig(UniMMConfig):
     """
 
     model_type = "unimm_scale_plan"
+    visible: Literal["coarser", "own"] = "coarser"
     level_weights: list[float] | tuple[float, ...] | None = None
     balance_levels: bool = False
     level_embedding: bool = True
@@ -127,6 +130,9 @@ class ScalePlanConfig(UniMMConfig):
             )
         if self.num_level_rows is not None and self.num_level_rows < layout.num_levels:
             raise ConfigError(f"num_level_rows={self.num_level_rows} is too few for the levels of {layout}")
+        return self._make(hidden_size, layout, kind)
+
+    def _make(self, hidden_size: int, layout: TokenLayout, kind: TokenKind) -> ScalePlan:
         return ScalePlan(self, hidden_size, layout, kind)
 
 
@@ -142,13 +148,15 @@ class ScalePlan(PredictionPlan):
     """
 
     starts_from_reconstruction = True
-    option_names = ("levels", "sampled_sides")
+    option_names: tuple[str, ...] = ("levels", "sampled_sides")
 
     def __init__(self, config: ScalePlanConfig, hidden_size: int, layout: TokenLayout, kind: TokenKind):
         super().__init__()
         self.layout = layout
         self.kind = kind
         self.config = config
+        self.sees_own_level_only = config.visible == "own"
+        self.uses_cache = not self.sees_own_level_only
         self.start_embedding = nn.Embedding(layout.level_lengths[0], hidden_size)
         self.level_draws = None if config.level_draws is None else LevelDraws.of(config.level_draws)
         self.position_map = self.position_embedding = self.level_embedding = None
@@ -274,13 +282,15 @@ class ScalePlan(PredictionPlan):
                 predicting=layout.level_lengths[level],
                 num_placed=layout.offsets[level + 1],
                 level=level,
+                stands_alone=self.sees_own_level_only,
                 takes_likeliest=sampled is not None and shape not in {(side, side) for side in sampled},
             )
             for level, shape in enumerate(layout.levels)
         ]
 
     def rule(self, layout: TokenLayout, condition: Condition) -> AttentionRule:
-        return AttentionRule(tuple(layout.level_ids().tolist()))
+        blocks = tuple(layout.level_ids().tolist())
+        return AttentionRule.within(blocks) if self.sees_own_level_only else AttentionRule(blocks)
 
     def positions(self, layout: TokenLayout, condition: Condition) -> SlotPositions:
         device = condition.device
@@ -315,7 +325,7 @@ class ScalePlan(PredictionPlan):
         self, canvas: Canvas, step: PlanStep, condition: Condition, tokenizer: VisualTokenizer | None = None
     ) -> torch.Tensor:
         tables = self._tables(canvas.layout, range(step.level, step.level + 1), condition.device)
-        if step.index == 0:
+        if step.level == 0:
             return self._first_level(condition) + tables
         assert tokenizer is not None
         assert canvas.state is not None

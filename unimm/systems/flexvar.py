@@ -8,6 +8,7 @@ levels that each hold the whole picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -16,6 +17,7 @@ from ..conversion.base import Converter, Preset, Rename, System
 from ..conversion.vqgan_names import llamagen_names, with_prefix
 from ..generation.guidance import ListedGuidance
 from ..models.image_generation import UniMMImageGenerationConfig
+from ..plans.level_draws import LevelDraws
 from ..tokenizers import VQTokenizerConfig
 from . import var
 
@@ -125,7 +127,7 @@ SAMPLING = {
 
 def _preset(depth: int, parameters: float, epoch: int) -> Preset:
     return Preset(
-        config=lambda: generator_config(depth, tokenizer_config(), image_size=256, level_draws={}),
+        config=lambda: generator_config(depth, tokenizer_config(), image_size=256, level_draws=asdict(LevelDraws())),
         parameters=parameters,
         released_file=f"FlexVARd{depth}-epo{epoch}.pth",
         hub_id="jiaosiyu1999/FlexVAR",

@@ -36,6 +36,9 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
         num_decoder_residual_blocks: per decoder level; None for one more than in the encoder.
         encoder_channels: width of the encoder's output and of the decoder's input.
         code_channels: width of a token's latent vector.
+        patches: disjoint squares of `stride` pixels in place of the levels, on both sides, so that a token depends on its
+            own square alone and its code is a small picture; the decoder then mends the seams by residual blocks at
+            `base_channels`. The same thing gives the same tokens whatever surrounds it, which makes them easy to predict.
         quantization_kernel_size: side of the convolutions between `encoder_channels` and `code_channels`; 0
             leaves them out, where both are equal.
         num_norm_groups: groups of every group norm; it must divide the channels of every level.
@@ -59,6 +62,7 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
     num_decoder_residual_blocks: int | None = None
     encoder_channels: int = 256
     code_channels: int = 8
+    patches: bool = False
     quantization_kernel_size: int = 1
     num_norm_groups: int = 32
     norm_eps: float = 1e-6
@@ -89,6 +93,11 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
             raise ConfigError(
                 "num_residual_blocks and num_decoder_residual_blocks must be positive, given "
                 f"{self.num_residual_blocks} and {self.num_decoder_residual_blocks}"
+            )
+        if self.patches and (self.quantization_kernel_size != 1 or len(set(self.decoding_multipliers)) > 1):
+            raise ConfigError(
+                "patches have one width and see nothing of their neighbours: set quantization_kernel_size to 1 and all "
+                f"channel_multipliers to the same number, given {self.quantization_kernel_size} and {multipliers}"
             )
         if self.quantization_kernel_size == 0:
             if self.encoder_channels != self.code_channels:
@@ -124,10 +133,11 @@ class ConvolutionalTokenizer(VisualTokenizer):
         self.is_sliced = False
         self.tiling: Tiling | None = None
         outer, inner, kernel = config.encoder_channels, config.code_channels, config.quantization_kernel_size
-        self.encoder = ConvolutionalEncoder(config)
-        self.quant_conv = nn.Conv2d(outer, inner, kernel, padding=kernel // 2) if kernel else nn.Identity()
-        self.post_quant_conv = nn.Conv2d(inner, outer, kernel, padding=kernel // 2) if kernel else nn.Identity()
-        self.decoder = ConvolutionalDecoder(config)
+        self.encoder = PatchEncoder(config) if config.patches else ConvolutionalEncoder(config)
+        convolution = IdentityConv2d if config.patches else nn.Conv2d
+        self.quant_conv = convolution(outer, inner, kernel, padding=kernel // 2) if kernel else nn.Identity()
+        self.post_quant_conv = convolution(inner, outer, kernel, padding=kernel // 2) if kernel else nn.Identity()
+        self.decoder = PatchDecoder(config) if config.patches else ConvolutionalDecoder(config)
 
     @property
     def latent_channels(self) -> int:
@@ -145,12 +155,12 @@ class ConvolutionalTokenizer(VisualTokenizer):
             LayoutError: a side is no multiple of the stride.
         """
         self.check_pixels(pixel_values, self.config.image_channels)
-        pixel_values = pixel_values.to(self.encoder.conv_in.weight.dtype)
+        pixel_values = pixel_values.to(next(self.encoder.parameters()).dtype)
         return self._run(lambda pixels: self.quant_conv(self.encoder(pixels, self.tiling)), pixel_values)
 
     def decode_features(self, features: torch.Tensor, *, clamp: bool = False) -> torch.Tensor:
         """Pixels of quantized features `(batch, code_channels, h, w)`."""
-        features = features.to(self.decoder.conv_in.weight.dtype)
+        features = features.to(next(self.decoder.parameters()).dtype)
         pixels = self._run(lambda latents: self.decoder(self.post_quant_conv(latents), self.tiling), features)
         return pixels.clamp(-1, 1) if clamp else pixels
 
@@ -192,7 +202,10 @@ class ConvolutionalTokenizer(VisualTokenizer):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        init_convolutional_weights(module)
+        if isinstance(module, IdentityConv2d | IdentityConvTranspose2d | _ZeroConv2d):
+            module.init_own_weights()
+        else:
+            init_convolutional_weights(module)
 
 
 def reconstruction_loss(
@@ -368,6 +381,76 @@ class ConvolutionalEncoder(nn.Module):
         for level in self.levels[:-1]:
             features = level(features)
         return features
+
+
+class _StartsAsIdentity:
+    """Output number n starts as input number n, of the flattened window where the layer has one; further ones as 0."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+
+    def init_own_weights(self) -> None:
+        init.copy_(self.weight, torch.eye(len(self.weight), self.weight[0].numel()).view_as(self.weight))
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
+class IdentityConv2d(_StartsAsIdentity, nn.Conv2d):
+    """A convolution that starts as the identity."""
+
+
+class IdentityConvTranspose2d(_StartsAsIdentity, nn.ConvTranspose2d):
+    """A transposed convolution that starts as the identity."""
+
+
+class _ZeroConv2d(nn.Conv2d):
+    """A convolution that starts with zeros."""
+
+    def init_own_weights(self) -> None:
+        init.zeros_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+
+class PatchEncoder(nn.Module):
+    """Pixels `(batch, channels, stride * h, stride * w)` to features `(batch, encoder_channels, h, w)`, each from its own
+    square of `stride` pixels; at the start they are the square's pixels, as many as there are features."""
+
+    def __init__(self, config: ConvolutionalTokenizerConfig):
+        super().__init__()
+        self.proj = IdentityConv2d(config.image_channels, config.encoder_channels, config.stride, stride=config.stride)
+
+    def forward(self, pixel_values: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+        """Tiles would change nothing: squares are independent as they are."""
+        return self.proj(pixel_values)
+
+
+class PatchDecoder(nn.Module):
+    """Features `(batch, encoder_channels, h, w)` to squares of pixels, plus what residual blocks add to mend them."""
+
+    def __init__(self, config: ConvolutionalTokenizerConfig):
+        super().__init__()
+        width, stride = config.base_channels, config.stride
+        self.proj = IdentityConvTranspose2d(config.encoder_channels, config.image_channels, stride, stride=stride)
+        self.conv_in = nn.Conv2d(config.image_channels, width, 3, padding=1)
+        num_blocks = config.num_decoder_residual_blocks or config.num_residual_blocks + 1
+        self.blocks = nn.ModuleList(ResidualBlock(width, width, config) for _ in range(num_blocks))
+        self.norm_out = group_norm(width, config)
+        self.conv_out = _ZeroConv2d(width, config.image_channels, 3, padding=1)
+
+    def forward(self, features: torch.Tensor, tiling: Tiling | None = None) -> torch.Tensor:
+        """Runs the residual blocks on tiles where they are given."""
+        squares = self.proj(features)
+        if tiling is None:
+            return squares + self._mend(squares)
+        norms = tile_norms(self.blocks, self.norm_out)
+        return squares + run_tiled(self._mend, squares, tiling, input_stride=1, output_stride=1, norms=norms)
+
+    def _mend(self, squares: torch.Tensor) -> torch.Tensor:
+        hidden = self.conv_in(squares)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.conv_out(F.silu(self.norm_out(hidden)))
 
 
 class ConvolutionalDecoder(nn.Module):

@@ -283,6 +283,10 @@ class VQTokenizer(CodebookTokenizer):
         """
         return codes.float().transpose(1, 2).unflatten(-1, layout.levels[level])
 
+    def contribution(self, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
+        """What a level's codes `(batch, tokens, channels)` make of the canvas, `(batch, channels, h, w)`."""
+        return self.accumulate(None, codes, level, layout)
+
     def resize_canvas(self, canvas: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """The canvas `(batch, channels, H, W)` at a level's size `(h, w)`: `(batch, h * w, channels)`."""
         return resize(canvas.float(), size, self.config.upsample_mode).flatten(2).transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,16 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
 from ..errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+
+def computes_in_bfloat16(on_cpu: bool) -> bool:
+    """Whether the CPU (or else the accelerator) computes in bfloat16 instead of emulating it."""
+    if on_cpu:
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+    return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @dataclass
@@ -21,6 +32,8 @@ class UniMMTrainingArguments(TrainingArguments):
         ema_decay: keep a moving average of the weights with this decay, saved beside them; None keeps none.
         muon_learning_rate: train the matrices inside of the blocks with Muon at this rate, and the rest with AdamW at
             `learning_rate`; None trains all with `optim`.
+        bf16_where_native: autocast to bfloat16 on devices that compute in it, and train in float32 on the others, such as
+            CPUs without AVX512-BF16 or AMX, which emulate it many times slower.
         tensorboard: write TensorBoard events (instead of `report_to`, whose events of a resumed run overlap).
         data_seed: order of the data; the seed where not given.
         push_to_hub: push the finished run's `final/` folder, with its card; needs the recipe's `card.license`.
@@ -35,6 +48,7 @@ class UniMMTrainingArguments(TrainingArguments):
     resume: bool = field(default=True, metadata={"help": "Resume from the newest complete checkpoint."})
     ema_decay: float | None = field(default=None, metadata={"help": "Decay of the moving average of the weights."})
     muon_learning_rate: float | None = field(default=None, metadata={"help": "Learning rate of Muon."})
+    bf16_where_native: bool = field(default=False, metadata={"help": "bfloat16 on devices that compute in it."})
     tensorboard: bool = field(default=True, metadata={"help": "Write TensorBoard events."})
 
     report_to: str | list[str] | None = "none"
@@ -55,6 +69,14 @@ class UniMMTrainingArguments(TrainingArguments):
             self.data_seed = self.seed
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.bf16_where_native:
+            self.bf16 = computes_in_bfloat16(on_cpu)
+        elif self.bf16 and on_cpu and not computes_in_bfloat16(on_cpu):
+            logger.warning(
+                "bf16: this CPU has no bfloat16 arithmetic (AVX512-BF16, AMX) and emulates it many times slower than float32; "
+                "bf16_where_native: true in place of bf16 leaves it out here"
+            )
         super().__post_init__()
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise RecipeError(f"ema_decay must lie between 0 and 1, given {self.ema_decay}")

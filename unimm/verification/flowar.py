@@ -14,7 +14,8 @@ from .harness import Case, Probe
 
 
 def replay(model: Any, case: Case, probe: Probe) -> Mapping[str, torch.Tensor]:
-    given, out = case.inputs, {}
+    given = case.inputs
+    out: dict[str, torch.Tensor] = {}
     pyramid = model.plan.generation_layout()
     levels = range(pyramid.num_levels)
 

@@ -92,7 +92,7 @@ def shapes_dataset(
     """A task of the world Shapes as a data set; `ShapesRows` says which columns each task has.
 
     Args:
-        task: one of `captions, questions, edits, preferences, subjects, layouts, restoration, videos`.
+        task: one of `captions, descriptions, questions, edits, preferences, subjects, layouts, restoration, videos`.
         split: one of `train`, `validation`, `test`.
         num_rows: number of rows.
         resolution: side of the pictures in pixels.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -33,6 +33,7 @@ LAYOUT_PALETTE = np.array(
 #: Options of single tasks, beside those of `WorldConfig`, with their defaults.
 TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "captions": {},
+    "descriptions": {},
     "questions": {"question_types": DEFAULT_QUESTION_TYPES, "num_questions": 1},
     "edits": {"edit_types": DEFAULT_EDIT_TYPES},
     "preferences": {"altered_attribute": None},
@@ -41,6 +42,10 @@ TASK_OPTIONS: dict[str, dict[str, Any]] = {
     "restoration": {"degradations": tuple(REPAIRS)},
     "videos": {"num_frames": 8},
 }
+
+
+#: What a picture's description is asked with.
+DESCRIBE = "what is there?"
 
 
 def message(role: str, *content: str | None) -> dict[str, Any]:
@@ -62,6 +67,7 @@ class ShapesRows(Sequence[dict[str, Any]]):
     | task | images | messages | more |
     |---|---|---|---|
     | captions | picture | user: caption; assistant: picture | `caption`, `kind` |
+    | descriptions | picture | user: picture, `DESCRIBE`; assistant: caption | `caption`, `kind` |
     | questions | picture | user: picture, question; assistant: answer; … | `label`, `question_type` of the first |
     | edits | before, after | user: before, instruction; assistant: after | `edit_type`, `scene_before` |
     | preferences | chosen, rejected | user: caption | `caption`, `chosen`, `rejected`, `altered` |
@@ -142,6 +148,10 @@ class ShapesRows(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return self.num_rows
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        # A sequence's own iteration takes an IndexError from inside of a row for the end.
+        return (self[index] for index in range(self.num_rows))
+
     def __getitem__(self, index):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(self.num_rows))]
@@ -165,6 +175,11 @@ class ShapesRows(Sequence[dict[str, Any]]):
             "kind": claims.kind,
             "scene": scene.to_dict(),
         }
+
+    def _descriptions_row(self, draws: Draws) -> dict[str, Any]:
+        row = self._captions_row(draws)
+        row["messages"] = [message("user", None, DESCRIBE), message("assistant", row["caption"])]
+        return row
 
     def _questions_row(self, draws: Draws) -> dict[str, Any]:
         scene, question = sample_question(self._scenes, draws, self.options["question_types"])

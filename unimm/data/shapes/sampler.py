@@ -37,6 +37,7 @@ STREAMS = {
     "layouts": 6,
     "restoration": 7,
     "videos": 8,
+    "descriptions": 9,
 }
 
 #: Share of the test split's scenes that have a held-out combination when nothing else is said.

@@ -302,7 +302,8 @@ class SceneSampler:
     def equal(self, draws: Draws, pair: Pair, count: int) -> tuple[SceneObject, ...]:
         """Several objects that agree in everything but their places."""
         names = [name for name in self.config.sizes if name == "small" or (name == "medium" and count == 2)]
-        size = SIZES[draws.choice(names)]
+        # More than two have room only when they are small, whatever other sizes the world has.
+        size = SIZES[draws.choice(names or ["small"])]
         texture = self.texture(draws, size)
         centres = scattered_centres(draws, [size] * count)
         return tuple(SceneObject(pair[1], pair[0], size, centre, texture) for centre in centres)
