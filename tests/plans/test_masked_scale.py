@@ -99,7 +99,7 @@ def test_masked_slots_lose_what_their_own_tokens_say():
 
     from unimm.generation import Randomness
 
-    source = type("Source", (Everything, Randomness), {"exponential": None})()
+    source = type("Source", (Everything, Randomness), {"exponential": None, "normal": None})()
     ids = random_ids(model, 2)
     changed = ids.clone()
     changed[:, 5:] = (changed[:, 5:] + 1) % 32

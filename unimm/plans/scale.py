@@ -155,6 +155,7 @@ class ScalePlan(PredictionPlan):
         self.layout = layout
         self.kind = kind
         self.config = config
+        self.level_weights = config.level_weights
         self.sees_own_level_only = config.visible == "own"
         self.uses_cache = not self.sees_own_level_only
         self.start_embedding = nn.Embedding(layout.level_lengths[0], hidden_size)
@@ -226,9 +227,9 @@ class ScalePlan(PredictionPlan):
             each = torch.tensor([(finest / length) ** 0.5 for length in layout.level_lengths])
             weights = each[layout.level_ids()]
             return (weights / weights.mean()).to(device)
-        if self.config.level_weights is None:
+        if self.level_weights is None:
             return None
-        return torch.tensor(self.config.level_weights, device=device)[layout.level_ids(device)]
+        return torch.tensor(self.level_weights, device=device)[layout.level_ids(device)]
 
     def check_layout(self, layout: TokenLayout) -> None:
         """Refuses pyramids that this model cannot fill.
