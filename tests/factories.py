@@ -8,7 +8,12 @@ from transformers import AutoModel, Qwen3Config, SiglipVisionConfig
 from unimm import UniMMConditionalConfig, UniMMImageGenerationConfig, UniMMImageProcessor, UniMMProcessor
 from unimm.backbones import EncoderDecoderConfig, HalvesTransformerConfig, LLMBackboneConfig, VisualTransformerConfig
 from unimm.models import word_tokenizer
-from unimm.tokenizers import KLTokenizerConfig, MultiScaleVQTokenizerConfig, VQTokenizerConfig
+from unimm.tokenizers import (
+    BitwisePyramidTokenizerConfig,
+    KLTokenizerConfig,
+    MultiScaleVQTokenizerConfig,
+    VQTokenizerConfig,
+)
 from unimm.tokenizers.losses import PatchDiscriminatorConfig, StyleDiscriminatorConfig
 
 AUTOENCODER = {
@@ -23,6 +28,17 @@ AUTOENCODER = {
 }
 VQ = {"model_type": "unimm_vq_tokenizer", **AUTOENCODER}
 PYRAMID = {"model_type": "unimm_multiscale_vq_tokenizer", **AUTOENCODER, "levels": (1, 2, 4)}
+BITS = {
+    "model_type": "unimm_bitwise_pyramid_tokenizer",
+    "base_channels": 8,
+    "channel_multipliers": (1, 2),
+    "num_residual_blocks": 1,
+    "encoder_channels": 6,
+    "code_channels": 6,
+    "num_norm_groups": 4,
+    "levels": (1, 2, 4),
+    "patch_side": 2,
+}
 LLAMA = {
     "model_type": "unimm_visual_transformer",
     "block": "llama",
@@ -136,6 +152,30 @@ def whole_levels_config(**changes) -> UniMMImageGenerationConfig:
     fields = {
         "tokenizer_config": {**VQ, "levels": (1, 2, 3, 4)},
         "plan_config": {"model_type": "unimm_scale_plan", "level_embedding": False, "position_map": (5, 6)},
+    }
+    return scale_config(**{**fields, **changes})
+
+
+def bits_config(**changes) -> UniMMImageGenerationConfig:
+    """Bits of a pyramid, text by cross-attention, rotary positions on a reference grid."""
+    fields = {
+        "tokenizer_config": BITS,
+        "condition_config": {
+            "model_type": "unimm_pooled_text_condition",
+            "feature_size": 12,
+            "length": 8,
+            "num_pooling_heads": 2,
+        },
+        "plan_config": {
+            "model_type": "unimm_scale_plan",
+            "position_table": False,
+            "num_level_rows": 5,
+            "reference_grids": ((8, 8), (12, 8)),
+            "balance_levels": True,
+            "self_correction": 0.3,
+        },
+        "backbone_config": {**ADALN, "share_modulation": True, "memory_size": 32, "rotary_theta": 10000.0},
+        "head_config": {"model_type": "unimm_bitwise_head", "norm": "adaln", "bias": True},
     }
     return scale_config(**{**fields, **changes})
 
@@ -290,6 +330,7 @@ CONFIGS = {
     "scale": scale_config,
     "scale_shared_modulation": lambda: scale_config(backbone_config={**ADALN, "share_modulation": True}),
     "scale_whole_levels": whole_levels_config,
+    "scale_bits": bits_config,
     "scale_masked": masked_scale_config,
     "llm_raster": llm_raster_config,
     "groups": groups_config,
@@ -309,6 +350,7 @@ CONFIGS = {
     "patch_tokenizer": lambda: VQTokenizerConfig(**{**VQ, "patches": True, "channel_multipliers": (1, 1, 1)}),
     "multiscale_tokenizer": lambda: MultiScaleVQTokenizerConfig(**PYRAMID),
     "kl_tokenizer": lambda: KLTokenizerConfig(autoencoder=KL),
+    "bitwise_tokenizer": lambda: BitwisePyramidTokenizerConfig(**BITS),
     "patch_discriminator": lambda: PatchDiscriminatorConfig(base_channels=8),
     "style_discriminator": lambda: StyleDiscriminatorConfig(
         base_channels=4, max_channels=16, num_levels=2, group_size=2
@@ -320,6 +362,7 @@ GENERATORS = (
     "scale",
     "scale_shared_modulation",
     "scale_whole_levels",
+    "scale_bits",
     "llm_raster",
     "neighbour",
     "neighbour_text",
@@ -374,8 +417,9 @@ def condition_inputs(model, batch: int, seed: int = 1) -> dict[str, torch.Tensor
         return {"labels": torch.randint(0, 5, (batch,), generator=generator)}
     features = torch.randn(batch, 6, 12, generator=generator)
     mask = torch.ones(batch, 6, dtype=torch.long)
+    left = model.config.condition_config.form == "prefix"
     for row in range(batch):
-        mask[row, : row % 4] = 0
+        mask[row, slice(0, row % 4) if left else slice(6 - row % 4, 6)] = 0
     return {"text_features": features * mask[..., None], "text_mask": mask}
 
 
@@ -383,7 +427,9 @@ def random_ids(model, batch: int, seed: int = 2) -> torch.Tensor:
     if not model.kind.is_discrete:
         shape = (batch, model.layout.length, model.kind.channels)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    return torch.randint(0, 32, (batch, model.layout.length), generator=torch.Generator().manual_seed(seed))
+    codes = () if model.kind.num_codes == 1 else (model.kind.num_codes,)
+    shape = (batch, model.layout.length, *codes)
+    return torch.randint(0, model.kind.codebook_size, shape, generator=torch.Generator().manual_seed(seed))
 
 
 def training_inputs(model, batch: int = 2) -> dict[str, torch.Tensor]:

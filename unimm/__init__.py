@@ -14,7 +14,7 @@ from .backbones import (
     VisualTransformer,
     VisualTransformerConfig,
 )
-from .conditions import ClassConditionConfig, TextConditionConfig, TextEncoderConfig
+from .conditions import ClassConditionConfig, PooledTextConditionConfig, TextConditionConfig, TextEncoderConfig
 from .errors import UniMMError
 from .generation import (
     ConstantGuidance,
@@ -26,6 +26,7 @@ from .generation import (
     SoftCodes,
 )
 from .heads import (
+    BitwiseHeadConfig,
     CategoricalHeadConfig,
     DiffusionHeadConfig,
     DirectionHeadConfig,
@@ -53,6 +54,8 @@ from .plans import (
     ScalePlanConfig,
 )
 from .tokenizers import (
+    BitwisePyramidTokenizer,
+    BitwisePyramidTokenizerConfig,
     KLTokenizer,
     KLTokenizerConfig,
     MultiScaleVQTokenizer,
@@ -71,6 +74,7 @@ from .tokens import TokenKind, TokenLayout, VisualTokens
 __version__ = "0.1.0"
 
 for _config in (
+    BitwisePyramidTokenizerConfig,
     CategoricalHeadConfig,
     ClassConditionConfig,
     DirectionHeadConfig,
@@ -87,6 +91,8 @@ for _config in (
     PhaseHeadsConfig,
     RasterPlanConfig,
     ScalePlanConfig,
+    BitwiseHeadConfig,
+    PooledTextConditionConfig,
     TextConditionConfig,
     TextEncoderConfig,
     EncoderDecoderConfig,
@@ -104,6 +110,7 @@ for _config in (
 for _model in (
     HalvesTransformer,
     EncoderDecoder,
+    BitwisePyramidTokenizer,
     BranchedTransformer,
     KLTokenizer,
     LLMBackbone,
@@ -121,6 +128,8 @@ AutoImageProcessor.register(UniMMConditionalConfig, image_processor_classes={"pi
 AutoProcessor.register(UniMMConditionalConfig, UniMMProcessor)
 
 __all__ = [
+    "BitwisePyramidTokenizer",
+    "BitwisePyramidTokenizerConfig",
     "ConstantGuidance",
     "ImageGenerationPipeline",
     "ImageIteratorStreamer",

@@ -9,6 +9,7 @@ from transformers import AutoModel
 
 from unimm.errors import ConfigError
 from unimm.generation import LinearGuidance, PhaseGuidance, as_schedule
+from unimm.plans import MaskedScalePlanConfig
 from unimm.systems import hmar
 from unimm.systems.var import SIDES_256, SIDES_512
 
@@ -128,6 +129,8 @@ def test_guidance_by_phase_is_saved_and_read_back():
 def test_what_does_not_fit_is_refused(model):
     with pytest.raises(ConfigError, match=r"visible='own'"):
         masked_scale_config(plan_config={"model_type": "unimm_masked_scale_plan", "visible": "coarser"})
+    with pytest.raises(ConfigError, match=r"leave level_draws and self_correction out"):
+        MaskedScalePlanConfig(self_correction=0.3)
     with pytest.raises(ConfigError, match=r"phases"):
         masked_scale_config(backbone_config=ADALN)
     for schedule in ([[1], [4], [15]], [[1], [4]], [[1], [4], [4, 12, 0]], "all"):

@@ -12,6 +12,7 @@ from transformers import AutoModel
 from unimm.errors import ConfigError, LayoutError
 from unimm.generation import GeneratorRandomness
 from unimm.generation.loop import Inpainting
+from unimm.plans import ScalePlanConfig
 from unimm.plans.level_draws import LevelDraws
 from unimm.systems.flexvar import SIDES_9, guidance
 from unimm.tokens import TokenLayout, VisualTokens
@@ -36,14 +37,14 @@ def draw(model, **options):
 
 def test_the_same_weights_draw_any_list_of_scales_of_any_size_and_shape(model):
     for scales in ([1, 4], [1, 2, 5, 7], [1, (2, 3), (4, 6)]):
-        layout, drawn = TokenLayout.pyramid(scales), draw(model, plan_options={"scales": scales})
+        layout, drawn = TokenLayout.pyramid(scales), draw(model, plan_options={"levels": scales})
         assert drawn.sequences.shape == (2, layout.length)
         assert drawn.images.shape == (2, 3, 4 * layout.final[0], 4 * layout.final[1])
         assert drawn.num_backbone_calls == len(scales)
 
 
 def test_predictions_of_the_levels_that_two_lists_share_are_equal(model):
-    one, other = (draw(model, plan_options={"scales": scales}) for scales in ([1, 2, 3, 4], [1, 2, 5]))
+    one, other = (draw(model, plan_options={"levels": scales}) for scales in ([1, 2, 3, 4], [1, 2, 5]))
     assert torch.equal(one.logits[:, :5], other.logits[:, :5])
     assert torch.equal(one.sequences[:, :5], other.sequences[:, :5])
 
@@ -51,10 +52,21 @@ def test_predictions_of_the_levels_that_two_lists_share_are_equal(model):
 @torch.no_grad()
 def test_a_drawing_over_other_scales_is_what_teacher_forcing_predicts(model):
     scales = [1, 3, 5]
-    drawn = model.generate(labels=[1, 2], do_sample=False, plan_options={"scales": scales}, output_logits=True)
+    drawn = model.generate(labels=[1, 2], do_sample=False, plan_options={"levels": scales}, output_logits=True)
     layout = TokenLayout.pyramid(scales)
     forced = model(image_ids=drawn.sequences, layout=layout, labels=torch.tensor([1, 2]))
     assert torch.allclose(forced.logits, drawn.logits, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pictures_of_another_size_are_encoded_with_a_list_of_levels(model):
+    layout = TokenLayout.pyramid([1, (2, 3), (4, 6)])
+    wide = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    inputs = {"layout": layout, "labels": torch.tensor([1, 2])}
+    loss = model(pixel_values=wide, **inputs).loss
+    assert torch.equal(loss, model(image_ids=model.encode_images(wide, layout).ids, **inputs).loss)
+    with pytest.raises(LayoutError, match=r"by tokenizers that take levels, not by this model's KLTokenizer"):
+        build("mar").encode_images(wide, layout)
 
 
 def test_only_the_sampled_sides_are_drawn_and_the_others_take_the_likeliest(model):
@@ -153,15 +165,17 @@ def test_what_does_not_fit_is_refused(model):
         whole_levels_config(plan_config=plan, tokenizer_config=PYRAMID)
     with pytest.raises(ConfigError, match=r"no field 'allways'.*always"):
         LevelDraws.of({"allways": [1]})
+    with pytest.raises(ConfigError, match=r"level_draws leaves levels out"):
+        ScalePlanConfig(**{**plan, "self_correction": 0.3})
     with pytest.raises(LayoutError, match=r"grow from 1x1"):
-        draw(model, plan_options={"scales": [2, 4]})
+        draw(model, plan_options={"levels": [2, 4]})
     with pytest.raises(LayoutError, match=r"grow from 1x1"):
-        draw(model, plan_options={"scales": [1, 4, 2]})
+        draw(model, plan_options={"levels": [1, 4, 2]})
     with pytest.raises(ConfigError, match=r"sampled_sides"):
         draw(model, plan_options={"sampled_sides": 3})
-    with pytest.raises(ConfigError, match=r"no option 'scale'.*scales"):
-        draw(model, plan_options={"scale": [1, 2]})
-    with pytest.raises(LayoutError, match=r"only a plan with a position map"):
-        draw(build("scale"), plan_options={"scales": [1, 2]})
+    with pytest.raises(ConfigError, match=r"no option 'level'.*levels"):
+        draw(model, plan_options={"level": [1, 2]})
+    with pytest.raises(LayoutError, match=r"built for the pyramid.*only a plan without position table"):
+        draw(build("scale"), plan_options={"levels": [1, 2]})
     with pytest.raises(LayoutError, match=r"decodes one grid"):
         build("vq_tokenizer").decode(VisualTokens(TokenLayout.pyramid([1, 2]), ids=torch.zeros(1, 5, dtype=torch.long)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from ..hub.mixins import HubModelMixin
 from ..plans.base import AttentionRule, SlotPositions
 from .attention import Attention
 from .condition import EncodedCondition
+from .cross_attention import CrossAttention
 from .positions import EncodedPositions, axial_rotary
 
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
@@ -36,6 +37,8 @@ class VisualTransformerConfig(UniMMConfig):
             `llama` has RMS norms with gain and a gated feed-forward (LlamaGen).
         intermediate_size: width of the feed-forward.
         num_key_value_heads: heads of keys and values, as many as of queries when None.
+        memory_size: channels of the condition's memory, which AdaLN blocks then attend to between self-attention and
+            feed-forward, after a layer norm with gain; None for no cross-attention.
         share_modulation: one modulation layer for all blocks, with a learned offset per block (VAR at 512 pixels).
         use_bias: biases on the attention's output and the feed-forward.
         query_value_bias: biases on queries and values, none on keys.
@@ -60,6 +63,7 @@ class VisualTransformerConfig(UniMMConfig):
     num_attention_heads: int = 12
     num_key_value_heads: int | None = None
     intermediate_size: int = 2048
+    memory_size: int | None = None
     share_modulation: bool = False
     use_bias: bool = False
     query_value_bias: bool = False
@@ -82,6 +86,10 @@ class VisualTransformerConfig(UniMMConfig):
         for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, given {getattr(self, name)}")
+        if self.memory_size is not None and (self.memory_size < 1 or self.block != "adaln"):
+            raise ConfigError(
+                f"memory_size must be at least 1 and belongs to blocks 'adaln', given {self.memory_size} with '{self.block}'"
+            )
         if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
@@ -112,6 +120,12 @@ class VisualTransformerConfig(UniMMConfig):
     @property
     def condition_form(self) -> str | None:
         return "vector" if self.block == "adaln" else None
+
+    @property
+    def condition_forms(self) -> tuple[str, ...]:
+        """All forms of condition that the blocks take."""
+        vector = () if self.condition_form is None else (self.condition_form,)
+        return vector if self.memory_size is None else (*vector, "memory")
 
 
 @dataclass
@@ -219,6 +233,10 @@ class AdaLNBlock(GradientCheckpointingLayer):
         super().__init__()
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, elementwise_affine=False)
         self.attention = Attention(config, layer_index)
+        self.has_memory = config.memory_size is not None
+        if config.memory_size is not None:
+            self.cross_attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+            self.cross_attention = CrossAttention(config, config.memory_size)
         self.feed_forward = FeedForward(config)
         self.drop_path = DropPath(drop_path)
         if config.share_modulation:
@@ -240,10 +258,16 @@ class AdaLNBlock(GradientCheckpointingLayer):
         mask: Any,
         is_causal: bool,
         cache: Cache | None = None,
+        memory: tuple[torch.Tensor, torch.Tensor] | None = None,
+        memory_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(2)
         attended = self.attention(self.norm(hidden_states) * (1 + scale1) + shift1, positions, mask, is_causal, cache)
         hidden_states = hidden_states + self.drop_path(attended * gate1)
+        if self.has_memory:
+            assert memory is not None
+            seen = self.cross_attention(self.cross_attention_norm(hidden_states), memory, memory_mask)
+            hidden_states = hidden_states + seen
         fed = self.feed_forward(self.norm(hidden_states) * (1 + scale2) + shift2)
         return hidden_states + self.drop_path(fed * gate2)
 
@@ -260,6 +284,8 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
     _supports_flex_attn = True
     _no_split_modules = ["LlamaBlock", "AdaLNBlock"]
     _full_precision_modules = (r".*modulation",)
+    #: Whether `forward` takes `mix_after`.
+    mixes_rows = True
 
     def __init__(self, config: VisualTransformerConfig):
         super().__init__(config)
@@ -283,6 +309,11 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
                 init.zeros_(module.bias)
         elif isinstance(module, LlamaRMSNorm):
             init.ones_(module.weight)
+        elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, CrossAttention):
+            init.zeros_(module.value_bias)
         elif isinstance(module, Attention):
             if self.config.query_value_bias:
                 init.zeros_(module.query_bias)
@@ -331,7 +362,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         """Every block's modulation for a condition, computed once and used at every step.
 
         Raises:
-            ConfigError: AdaLN blocks without a condition vector.
+            ConfigError: AdaLN blocks without a condition vector, or cross-attention without a memory.
         """
         if self.config.block != "adaln":
             return EncodedCondition([None] * len(self.blocks()))
@@ -340,7 +371,14 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         vector = condition.vector
         shared = self.shared_modulation(vector) if self.config.share_modulation else None
         blocks: Iterable[Any] = self.blocks()
-        return EncodedCondition([block.modulate(vector, shared) for block in blocks])
+        modulations = [block.modulate(vector, shared) for block in blocks]
+        if self.config.memory_size is None:
+            return EncodedCondition(modulations)
+        if condition.memory is None:
+            raise ConfigError("blocks with cross-attention need a memory; give a condition of the form 'memory'")
+        memories = [block.cross_attention.remember(condition.memory) for block in blocks]
+        mask = condition.memory_mask
+        return EncodedCondition(modulations, memories, None if mask is None else mask[:, None, None].bool())
 
     def blocks(self) -> list[nn.Module]:
         """All blocks, in the order of an encoded condition."""
@@ -359,6 +397,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
         cache: Cache | None = None,
         start: int = 0,
         output_hidden_states: bool = False,
+        mix_after: Mapping[int, Callable[[torch.Tensor], torch.Tensor]] | None = None,
         phase: int = 0,
     ) -> VisualTransformerOutput:
         """Runs the blocks over new slots.
@@ -371,6 +410,7 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             cache: keys and values of the slots before `start`; the new ones are appended.
             start: index of the first new slot in the sequence.
             output_hidden_states: also return the inputs of all blocks and the output.
+            mix_after: what the rows do with each other after a block, by its place on the path: guidance of hidden states.
             phase: which of several branches predicts.
         """
         batch, length, _ = inputs_embeds.shape
@@ -396,7 +436,10 @@ class VisualTransformer(HubModelMixin, PreTrainedModel):
             layer, modulation = blocks[index], condition.modulations[index]
             if output_hidden_states:
                 collected.append(hidden_states)
-            hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache)
+            memory = (condition.memories[index], condition.memory_mask) if condition.memories else ()
+            hidden_states = layer(hidden_states, modulation, positions, mask, is_causal, cache, *memory)
+            if mix_after and depth - 1 in mix_after:
+                hidden_states = mix_after[depth - 1](hidden_states)
             taps += [self.tap_norms[tap](hidden_states) for tap, one in enumerate(early_depths) if one == depth]
         if output_hidden_states:
             collected.append(hidden_states)

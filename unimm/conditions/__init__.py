@@ -2,6 +2,7 @@
 
 from .base import Condition, Conditioner, stack_conditions
 from .class_label import ClassCondition, ClassConditionConfig
+from .pooled_text import PooledTextCondition, PooledTextConditionConfig
 from .text import TextCondition, TextConditionConfig
 from .text_cache import CachedTextEncoder
 from .text_encoder import TextEncoder, TextEncoderConfig, TextFeatures
@@ -12,6 +13,8 @@ __all__ = [
     "ClassConditionConfig",
     "Condition",
     "Conditioner",
+    "PooledTextCondition",
+    "PooledTextConditionConfig",
     "TextCondition",
     "TextConditionConfig",
     "TextEncoder",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -71,14 +72,19 @@ class Join:
         return tuple(part.clone() for part in parts)
 
 
-def _translate(source: str, target: str, name: str) -> str | None:
+@cache
+def _pattern(source: str) -> re.Pattern[str]:
     pieces, last = [], 0
     for found in _PLACEHOLDER.finditer(source):
         pieces.append(re.escape(source[last : found.start()]))
         pieces.append(f"(?P<{found[1]}>{_PATTERNS.get(found[1], '[0-9]+')})")
         last = found.end()
     pieces.append(re.escape(source[last:]))
-    match = re.fullmatch("".join(pieces), name)
+    return re.compile("".join(pieces))
+
+
+def _translate(source: str, target: str, name: str) -> str | None:
+    match = _pattern(source).fullmatch(name)
     return None if match is None else _PLACEHOLDER.sub(lambda found: match[found[1]], target)
 
 

@@ -253,6 +253,10 @@ class Guide:
             return conditional
         return unconditional + self.scale * (conditional - unconditional)
 
+    def mix(self, states: torch.Tensor) -> torch.Tensor:
+        """The guided prediction in the place of every context's own, `(contexts * batch, …)`."""
+        return self.spread(self(states))
+
     def spread(self, samples: torch.Tensor) -> torch.Tensor:
         """The same for every context: `(batch, …)` to `(contexts * batch, …)`."""
         return samples if self.num_contexts == 1 else torch.cat([samples] * self.num_contexts)

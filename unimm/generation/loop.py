@@ -111,6 +111,7 @@ def generate_tokens(
     sampling: TokenSampling,
     tokenizer: VisualTokenizer | None = None,
     plan_options: Mapping[str, Any] | None = None,
+    guidance_layer: int | None = None,
     soft_codes: SoftCodes | None = None,
     inpainting: Inpainting | None = None,
     use_cache: bool = True,
@@ -131,6 +132,7 @@ def generate_tokens(
         guidance: scale per step.
         sampling: filters, temperature, number of steps of a diffusion head.
         plan_options: of the plan's steps, as the caller chose them.
+        guidance_layer: mix the contexts' hidden states after this block, counted from the end (-1), instead of logits.
         use_cache: keep keys and values; without it every step runs the whole sequence again.
         edit: called before a step's tokens are placed, with that step's `ids` `(batch, tokens)`, its guided `logits`
             and the `canvas` ids `(batch, earlier tokens)`; gives the ids to place.
@@ -168,15 +170,22 @@ def generate_tokens(
             # No later step is guided: the unconditional rows have done their work.
             session.keep_first_rows(batch_size)
         guide = Guide(scales[step.index], num_contexts=2 if guided else 1, times=guidance.times)
-        hidden_states, context = predict(plan, session, canvas, step, tokenizer)
+        mixing = {}
+        if guidance_layer is not None and guided and guide.scale != 1.0:
+            mixing = {"mix_after": {backbone.config.num_hidden_layers + guidance_layer: guide.mix}}
+        hidden_states, context = predict(plan, session, canvas, step, tokenizer, **mixing)
+        if mixing and hidden_states is not None:
+            # The contexts agree by now: the head reads the condition's rows alone.
+            hidden_states = hidden_states[:batch_size]
+            vector = None if context.vector is None else context.vector[:batch_size]
+            context, guide = replace(context, vector=vector), Guide()
         sample = head.sample(
             hidden_states,
             context,
             guide,
             randomness,
             replace(
-                sampling,
-                progress=step.index / max(len(steps) - 1, 1),
+                sampling.at(step.level, step.index / max(len(steps) - 1, 1)),
                 do_sample=sampling.do_sample and not step.takes_likeliest,
             ),
         )
@@ -221,6 +230,7 @@ def predict(
     canvas: Canvas,
     step: PlanStep,
     tokenizer: VisualTokenizer | None = None,
+    **backbone_options: Any,
 ) -> tuple[torch.Tensor | None, HeadContext]:
     """Runs the backbone over a step's slots: the hidden states that predict its tokens, and what else the head may know.
 
@@ -230,6 +240,7 @@ def predict(
         canvas: the tokens so far.
         step: the step.
         tokenizer: for plans whose slots start from a reconstruction.
+        backbone_options: further arguments of the backbone.
 
     Returns:
         `(rows, tokens, hidden)` or `(rows, tokens, taps, hidden)`, rows of all contexts; None where the backbone is the
@@ -240,7 +251,7 @@ def predict(
     if denoise is not None:
         return None, HeadContext(session.condition.vector, groups=groups, phase=step.phase, denoise=denoise)
     slots = plan.slots(canvas, step, session.condition, tokenizer)
-    options = plan.backbone_options(canvas, step, session.num_rows)
+    options = plan.backbone_options(canvas, step, session.num_rows) | backbone_options
     output = session.run(slots, step.slots, alone=step.stands_alone, **options)
     hidden_states, spoken = gather_states(output, plan.predicting(canvas, step))
     known, values = plan.known(canvas, step)

@@ -65,7 +65,7 @@ class GeneratorRandomness(Randomness):
         if len(self.generator) != shape[0]:
             raise UniMMError(f"{len(self.generator)} generators given for a batch of {shape[0]}: give one per sample")
         rows = [
-            getattr(torch.empty(*shape[1:], device=generator.device, dtype=dtype), method)(generator=generator)
+            getattr(torch.empty(tuple(shape[1:]), device=generator.device, dtype=dtype), method)(generator=generator)
             for generator in self.generator
         ]
         return torch.stack(rows).to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,6 +82,8 @@ class TokenSampling:
         soft_codes: also mix the codebook's rows by a relaxed draw.
         codebook: `(codebook, channels)`, needed for soft codes.
         progress: share of the steps that are done, in [0, 1].
+        levels: processors and temperature per level of the layout, coarse to fine, instead of the same at all; the last
+            ones hold for further levels.
     """
 
     processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
@@ -91,6 +93,14 @@ class TokenSampling:
     soft_codes: SoftCodes | None = None
     codebook: torch.Tensor | None = None
     progress: float = 0.0
+    levels: tuple[tuple[LogitsProcessorList, float], ...] = ()
+
+    def at(self, level: int, progress: float) -> TokenSampling:
+        """How tokens of a level are drawn."""
+        if not self.levels:
+            return replace(self, progress=progress)
+        processors, temperature = self.levels[min(level, len(self.levels) - 1)]
+        return replace(self, processors=processors, temperature=temperature, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,9 @@ class UniMMImageGenerationConfig(UniMMConfig):
             )
         given = self.condition_config.forms
         for part in (self.plan_config, self.backbone_config, self.head_config):
-            needed = part.condition_form
-            if needed is not None and needed not in given:
+            forms = getattr(part, "condition_forms", (part.condition_form,))
+            needed = next((form for form in forms if form is not None and form not in given), None)
+            if needed is not None:
                 raise ConfigError(
                     f"'{part.model_type}' and '{self.condition_config.model_type}' do not fit as configured: the former "
                     f"takes a condition of form '{needed}', the latter gives {' and '.join(map(repr, given))}; choose a "
@@ -197,7 +198,7 @@ def check_tokenizer(plan: Any, tokenizer: Any) -> None:
     """Refuses a tokenizer that cannot do what a plan needs of it.
 
     A plan names that in `tokenizer_needs`, a tokenizer what it can do in `abilities` (`whole_levels`: a level's tokens do
-    not depend on which other levels there are).
+    not depend on which other levels there are; `self_correction`: it can flip bits and quantize what they leave over).
 
     Raises:
         ConfigError: in one sentence that names both parts.
@@ -302,8 +303,11 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         return self
 
     @torch.no_grad()
-    def encode_images(self, pixel_values: torch.Tensor) -> VisualTokens:
+    def encode_images(self, pixel_values: torch.Tensor, layout: TokenLayout | None = None) -> VisualTokens:
         """Tokens of `(batch, 3, height, width)` pixels in [-1, 1].
+
+        Args:
+            layout: another pyramid than the model's own, which fits another size of picture.
 
         Raises:
             LayoutError: no pictures of that shape, or a size that the model was not built for.
@@ -312,8 +316,37 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         """
         if self.tokenizer is None:
             raise ConfigError("this generator was saved without a visual tokenizer: give image_ids instead of pixels")
-        check_picture_size(pixel_values, self.config.height_and_width)
-        return self.tokenizer.encode(pixel_values)
+        if layout is None or layout == self.layout:
+            check_picture_size(pixel_values, self.config.height_and_width)
+            return self.tokenizer.encode(pixel_values)
+        if not self.tokenizer.takes_levels:
+            raise LayoutError(
+                f"pictures can be encoded with another layout than the model's {self.layout} by tokenizers that take levels, "
+                f"not by this model's {type(self.tokenizer).__name__}"
+            )
+        return self.tokenizer.encode(pixel_values, levels=layout.levels)  # type: ignore[call-arg]
+
+    def _features_and_tokens(
+        self, pixel_values: torch.Tensor | None, image_ids: torch.Tensor | None, layout: TokenLayout | None
+    ) -> tuple[torch.Tensor | None, VisualTokens]:
+        """Tokens, and where the plan asks for them the features `(batch, channels, h, w)` that they stand for."""
+        # Plans that ask for features have been refused all tokenizers but pyramids.
+        tokenizer: Any = self.tokenizer
+        if image_ids is not None:
+            tokens = self.as_tokens(image_ids, layout)
+            if not self.plan.takes_features:
+                return None, tokens
+            # The sum of the given codes is the best that is known of the picture.
+            with torch.no_grad():
+                return tokenizer.running_reconstruction(tokens, layout=tokens.layout), tokens
+        assert pixel_values is not None
+        if not self.plan.takes_features:
+            return None, self.encode_images(pixel_values, layout)
+        if layout is None:
+            check_picture_size(pixel_values, self.config.height_and_width)
+        with torch.no_grad():
+            features = tokenizer.encode_features(pixel_values)
+            return features, tokenizer.quantized_tokens(features, self.layout if layout is None else layout)
 
     def as_tokens(self, image_ids: torch.Tensor, layout: TokenLayout | None = None) -> VisualTokens:
         """Checked ids `(batch, tokens[, codes])`, or latents `(batch, tokens, channels)`, with this model's layout.
@@ -365,11 +398,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
         """
         if (pixel_values is None) == (image_ids is None):
             raise ConfigError("give either pixel_values or image_ids (exactly one of them)")
-        if image_ids is not None:
-            tokens = self.as_tokens(image_ids, layout)
-        else:
-            assert pixel_values is not None
-            tokens = self.encode_images(pixel_values)
+        features, tokens = self._features_and_tokens(pixel_values, image_ids, layout)
         self._check_training_inputs(tokens, valid, randomness)
         inputs = self._condition_inputs(labels=labels, text_features=text_features, text_mask=text_mask)
         if self.condition.batch_size(**inputs) != tokens.batch_size:
@@ -389,6 +418,7 @@ class UniMMForImageGeneration(HubModelMixin, AdapterMixin, TextConditioned, Imag
             randomness=randomness,
             feed_every_token=feed_every_token,
             **({"corrupt": self.head.corrupt} if self.plan.denoises else {}),
+            **({} if features is None else {"features": features}),
         )
         losses: list[torch.Tensor] = []
         logits: torch.Tensor | None = None

@@ -44,7 +44,9 @@ class ImageOptions:
 
     Args:
         guidance_scale: scale of classifier-free guidance (1 is none), or a schedule over steps.
-        temperature: of the softmax.
+        guidance_layer: guidance mixes hidden states after this block, counted from the end (-1 is the last), instead of
+            logits.
+        temperature: of the softmax; a list has one per level of the layout, coarse to fine.
         top_k: keep the k likeliest ids, 0 for all.
         top_p: keep the likeliest ids up to this probability.
         do_sample: draw ids; otherwise take the likeliest.
@@ -75,7 +77,8 @@ class ImageOptions:
     """
 
     guidance_scale: Any = 1.0
-    temperature: float | int = 1.0
+    guidance_layer: int | None = None
+    temperature: float | int | list | tuple = 1.0
     top_k: int = 0
     top_p: float | int = 1.0
     do_sample: bool = True
@@ -124,7 +127,8 @@ class ImageOptions:
         """Ranges, and options that exclude each other; called when the options are made."""
         self.guidance_scale = as_schedule(self.guidance_scale)
         # They know their own ranges.
-        token_filters(self.temperature, self.top_k, self.top_p)
+        for temperature in self.temperatures:
+            token_filters(temperature, self.top_k, self.top_p)
         for name in ("num_images_per_prompt", "height", "width", "num_inference_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -145,6 +149,14 @@ class ImageOptions:
         for one in generators:
             if not isinstance(one, torch.Generator) and self.generator is not None:
                 raise ConfigError(f"generator must be a torch.Generator or a list of them, given {self.generator!r}")
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """The temperature of every level, or a single one."""
+        each = tuple(self.temperature) if isinstance(self.temperature, list | tuple) else (self.temperature,)
+        if not each or not all(isinstance(one, int | float) for one in each):
+            raise ConfigError(f"temperature is a number or one per level, given {self.temperature!r}")
+        return each
 
     @property
     def guidance(self) -> GuidanceSchedule:
@@ -171,16 +183,23 @@ class ImageOptions:
 
     def sampling(self, kind: TokenKind) -> TokenSampling:
         """How tokens of a kind are drawn: the caller's logits processors, then temperature, top-k and top-p."""
-        processors = LogitsProcessorList(self.logits_processor or [])
-        if kind.codebook_size is not None:
-            processors.extend(token_filters(self.temperature, min(self.top_k, kind.codebook_size), self.top_p))
-        return TokenSampling(processors, float(self.temperature), self.do_sample, self.num_inference_steps)
+        levels = []
+        for temperature in self.temperatures:
+            processors = LogitsProcessorList(self.logits_processor or [])
+            if kind.codebook_size is not None:
+                processors.extend(token_filters(temperature, min(self.top_k, kind.codebook_size), self.top_p))
+            levels.append((processors, float(temperature)))
+        return TokenSampling(
+            *levels[0], self.do_sample, self.num_inference_steps, levels=tuple(levels) if len(levels) > 1 else ()
+        )
 
     def without_effect(self, steps: Sequence[Progress], is_categorical: bool) -> list[str]:
         """What the caller gave that changes nothing, each in a clause that says why."""
         found = []
         if "guidance_scale" in self.given and self.guidance != ConstantGuidance(1.0) and not self.is_guided(steps):
             found.append(f"guidance_scale, because {self.guidance} is 1 at all {len(steps)} steps")
+        if "guidance_layer" in self.given and not self.is_guided(steps):
+            found.append("guidance_layer, because no step is guided")
         if is_categorical and "num_inference_steps" in self.given:
             found.append("num_inference_steps, because ids are drawn from a softmax, in one evaluation")
         if not is_categorical:

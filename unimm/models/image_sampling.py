@@ -84,12 +84,23 @@ class ImageGenerationMixin(GenerationMixin):
                 "soft codes need a plan whose slots start from a reconstruction; those of "
                 f"'{self.config.plan_config.model_type}' do not"
             )
+        if options.guidance_layer is not None:
+            depth = getattr(self.config.backbone_config, "num_hidden_layers", 0) if self._mixes_rows else 0
+            if not -depth <= options.guidance_layer <= -1:
+                known = f"-{depth} to -1" if depth else "none: its backbone cannot mix the rows of a batch"
+                raise ConfigError(
+                    f"guidance_layer counts blocks from the end, {options.guidance_layer} given; known: {known}"
+                )
         if self.tokenizer is None and options.output_type in ("pt", "np", "pil"):
             raise ConfigError(
                 f"this generator has no visual tokenizer and gives ids, not '{options.output_type}': use "
                 "output_type='latent', or convert it with --tokenizer"
             )
         return options
+
+    @property
+    def _mixes_rows(self) -> bool:
+        return getattr(getattr(self, "backbone", None), "mixes_rows", False)
 
     @property
     def codebook_size(self) -> int | None:
@@ -202,6 +213,7 @@ class ImageGenerationMixin(GenerationMixin):
                 sampling=options.sampling(self.kind),
                 tokenizer=self.tokenizer,
                 plan_options=plan_options,
+                guidance_layer=options.guidance_layer,
                 soft_codes=options.soft_codes,
                 inpainting=options.inpainting,
                 use_cache=options.use_cache,

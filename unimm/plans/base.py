@@ -172,6 +172,8 @@ class PredictionPlan(nn.Module, ABC):
     #: Whether the backbone itself denoises tokens (`denoiser`); such a plan's passes also take `corrupt`, the head's way to
     #: make noisy tokens, times and targets of clean ones.
     denoises = False
+    #: Whether the passes of this training step also take `features`, the map that the tokens were quantized from.
+    takes_features = False
     #: Options of `steps` and `generation_layout` that a caller may choose per drawing, by name.
     option_names: tuple[str, ...] = ()
 

@@ -32,7 +32,7 @@ class MaskedScalePlanConfig(ScalePlanConfig):
         refinement_only: only the second way, for its training; otherwise both, by a backbone and a head with two phases.
 
     Raises:
-        ConfigError: a refinement that sees other levels.
+        ConfigError: a refinement that sees other levels, or other levels than the tokenizer's in training.
     """
 
     model_type = "unimm_masked_scale_plan"
@@ -44,6 +44,11 @@ class MaskedScalePlanConfig(ScalePlanConfig):
         if self.visible != "own":
             raise ConfigError(
                 "a level that is predicted again cannot be in a cache: the masked scale plan needs visible='own'"
+            )
+        if self.level_draws is not None or self.self_correction:
+            raise ConfigError(
+                "the masked scale plan repairs tokens by its second phase, over all levels as they are: leave level_draws and "
+                "self_correction out"
             )
 
     @property
@@ -106,8 +111,9 @@ class MaskedScalePlan(ScalePlan):
         *,
         randomness: Randomness | None = None,
         feed_every_token: bool = False,
+        features: torch.Tensor | None = None,
     ) -> PlanInputs:
-        inputs = super().training_inputs(tokens, condition, tokenizer, randomness=randomness)
+        inputs = super().training_inputs(tokens, condition, tokenizer, randomness=randomness, features=features)
         if not self.refinement_only:
             return replace(inputs, backbone_options={"phase": 0})
         assert tokenizer is not None

@@ -121,7 +121,7 @@ SAMPLING = {
     "guidance_scale": guidance(SIDES_9, 2.5),
     "top_k": 900,
     "top_p": 0.95,
-    "plan_options": {"scales": list(SIDES_9), "sampled_sides": list(SAMPLED_SIDES)},
+    "plan_options": {"levels": list(SIDES_9), "sampled_sides": list(SAMPLED_SIDES)},
 }
 
 

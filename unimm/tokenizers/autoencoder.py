@@ -39,7 +39,8 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
         patches: disjoint squares of `stride` pixels in place of the levels, on both sides, so that a token depends on its
             own square alone and its code is a small picture; the decoder then mends the seams by residual blocks at
             `base_channels`. The same thing gives the same tokens whatever surrounds it, which makes them easy to predict.
-        quantization_kernel_size: side of the convolutions between `encoder_channels` and `code_channels`.
+        quantization_kernel_size: side of the convolutions between `encoder_channels` and `code_channels`; 0
+            leaves them out, where both are equal.
         num_norm_groups: groups of every group norm; it must divide the channels of every level.
         norm_eps: epsilon of every group norm.
         dropout: in the residual blocks.
@@ -98,8 +99,14 @@ class ConvolutionalTokenizerConfig(UniMMConfig):
                 "patches have one width and see nothing of their neighbours: set quantization_kernel_size to 1 and all "
                 f"channel_multipliers to the same number, given {self.quantization_kernel_size} and {multipliers}"
             )
-        if self.quantization_kernel_size % 2 == 0:
-            raise ConfigError(f"quantization_kernel_size must be odd, given {self.quantization_kernel_size}")
+        if self.quantization_kernel_size == 0:
+            if self.encoder_channels != self.code_channels:
+                raise ConfigError(
+                    "without convolutions around the quantizer encoder_channels and code_channels must be equal, given "
+                    f"{self.encoder_channels} and {self.code_channels}"
+                )
+        elif self.quantization_kernel_size % 2 == 0:
+            raise ConfigError(f"quantization_kernel_size must be odd or 0, given {self.quantization_kernel_size}")
 
     @property
     def decoding_multipliers(self) -> list[int] | tuple[int, ...]:
@@ -128,8 +135,8 @@ class ConvolutionalTokenizer(VisualTokenizer):
         outer, inner, kernel = config.encoder_channels, config.code_channels, config.quantization_kernel_size
         self.encoder = PatchEncoder(config) if config.patches else ConvolutionalEncoder(config)
         convolution = IdentityConv2d if config.patches else nn.Conv2d
-        self.quant_conv = convolution(outer, inner, kernel, padding=kernel // 2)
-        self.post_quant_conv = convolution(inner, outer, kernel, padding=kernel // 2)
+        self.quant_conv = convolution(outer, inner, kernel, padding=kernel // 2) if kernel else nn.Identity()
+        self.post_quant_conv = convolution(inner, outer, kernel, padding=kernel // 2) if kernel else nn.Identity()
         self.decoder = PatchDecoder(config) if config.patches else ConvolutionalDecoder(config)
 
     @property
@@ -148,12 +155,12 @@ class ConvolutionalTokenizer(VisualTokenizer):
             LayoutError: a side is no multiple of the stride.
         """
         self.check_pixels(pixel_values, self.config.image_channels)
-        pixel_values = pixel_values.to(self.quant_conv.weight.dtype)
+        pixel_values = pixel_values.to(next(self.encoder.parameters()).dtype)
         return self._run(lambda pixels: self.quant_conv(self.encoder(pixels, self.tiling)), pixel_values)
 
     def decode_features(self, features: torch.Tensor, *, clamp: bool = False) -> torch.Tensor:
         """Pixels of quantized features `(batch, code_channels, h, w)`."""
-        features = features.to(self.post_quant_conv.weight.dtype)
+        features = features.to(next(self.decoder.parameters()).dtype)
         pixels = self._run(lambda latents: self.decoder(self.post_quant_conv(latents), self.tiling), features)
         return pixels.clamp(-1, 1) if clamp else pixels
 

@@ -51,6 +51,8 @@ class VisualTokenizer(HubModelMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
+    #: Whether `encode` and `layout_for` take another list of levels than the config's, as `levels`.
+    takes_levels = False
 
     @property
     @abstractmethod

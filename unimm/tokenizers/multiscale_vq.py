@@ -7,6 +7,7 @@ slots from.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,30 @@ import torch
 from ..checks import described
 from ..errors import ConfigError, LayoutError
 from ..tokens import TokenLayout, VisualTokens
+from .autoencoder import ConvolutionalTokenizer
 from .base import as_size, check_tokens
 from .codebook import CodebookTokenizerConfig, QuantizerOutput
 from .quantizers import ResidualPyramidQuantizer, ResizeMode
 from .vq import CodebookTokenizer
+
+
+def pyramid_of(levels: Sequence[Any]) -> TokenLayout:
+    """The pyramid that a config's levels speak of.
+
+    Raises:
+        ConfigError: no levels, or levels that do not grow.
+    """
+    try:
+        layout = TokenLayout.pyramid(levels)
+    except (LayoutError, TypeError) as error:
+        raise ConfigError(f"levels must be sides or (height, width) pairs: {error}") from None
+    if layout.num_dimensions != 2 or any(
+        later < earlier
+        for coarse, fine in zip(layout.levels, layout.levels[1:], strict=False)
+        for earlier, later in zip(coarse, fine, strict=True)
+    ):
+        raise ConfigError(f"levels must be grids that grow from coarse to fine, given {layout}")
+    return layout
 
 
 class MultiScaleVQTokenizerConfig(CodebookTokenizerConfig):
@@ -63,16 +84,7 @@ class MultiScaleVQTokenizerConfig(CodebookTokenizerConfig):
                 "refinement_kernel_size must be odd and num_refinements at least 0, given "
                 f"{self.refinement_kernel_size} and {self.num_refinements}"
             )
-        try:
-            layout = self.layout
-        except (LayoutError, TypeError) as error:
-            raise ConfigError(f"levels must be sides or (height, width) pairs: {error}") from None
-        if layout.num_dimensions != 2 or any(
-            later < earlier
-            for coarse, fine in zip(layout.levels, layout.levels[1:], strict=False)
-            for earlier, later in zip(coarse, fine, strict=True)
-        ):
-            raise ConfigError(f"levels must be grids that grow from coarse to fine, given {layout}")
+        pyramid_of(self.levels)
 
     @property
     def layout(self) -> TokenLayout:
@@ -80,25 +92,12 @@ class MultiScaleVQTokenizerConfig(CodebookTokenizerConfig):
         return TokenLayout.pyramid(self.levels)
 
 
-class MultiScaleVQTokenizer(CodebookTokenizer):
-    """Pictures to a pyramid of ids and back; the first levels alone decode to a coarse picture."""
+class PyramidTokenizer(ConvolutionalTokenizer):
+    """The part of a multi-scale tokenizer that does not ask what one token is; subclasses add the `quantizer`."""
 
-    config: MultiScaleVQTokenizerConfig
-    config_class = MultiScaleVQTokenizerConfig
-    quantizer: ResidualPyramidQuantizer
-
-    def __init__(self, config: MultiScaleVQTokenizerConfig):
-        super().__init__(config)
-        number = config.num_refinements
-        self.quantizer = ResidualPyramidQuantizer(
-            config,
-            num_refinements=len(config.levels) if number is None else number,
-            refinement_kernel_size=config.refinement_kernel_size,
-            refinement_ratio=float(config.refinement_ratio),
-            upsample_mode=config.upsample_mode,
-            downsample_mode=config.downsample_mode,
-        )
-        self.post_init()
+    config: Any
+    quantizer: Any
+    takes_levels = True
 
     def layout_for(self, height: int, width: int, levels: Sequence[int | tuple[int, int]] | None = None) -> TokenLayout:
         """The pyramid of a picture's tokens.
@@ -137,21 +136,16 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         self.check_pixels(pixel_values, self.config.image_channels)
         height, width = pixel_values.shape[-2:]
         layout = self.layout_for(height, width, levels)
-        return VisualTokens(layout, ids=self.quantizer.encode(self.encode_features(pixel_values), layout))
+        return self.quantized_tokens(self.encode_features(pixel_values), layout)
 
-    def quantize(self, features: torch.Tensor, layout: TokenLayout | None = None) -> QuantizerOutput:
-        """The sum of all levels, ids and loss terms of `encode_features`' result.
-
-        Updates the codebook's statistics in training mode.
-
-        Args:
-            features: `(batch, code_channels, h, w)`.
-            layout: a pyramid that ends at `h x w`; None for the config's.
+    @torch.no_grad()
+    def quantized_tokens(self, features: torch.Tensor, layout: TokenLayout) -> VisualTokens:
+        """Tokens of `encode_features`' result.
 
         Raises:
             LayoutError: the pyramid does not end at the map's size.
         """
-        return self.quantizer(features, self.config.layout if layout is None else layout)
+        return VisualTokens(layout, ids=self.quantizer.encode(features, layout))
 
     def decode(
         self,
@@ -192,6 +186,13 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
             LayoutError: as in `decode`.
             CodebookError: ids outside of the codebook.
         """
+        check_tokens(tokens, self)
+        if tokens.layout.num_dimensions != 2:
+            raise LayoutError(f"a multi-scale tokenizer decodes grids (rows and columns), given {tokens.layout}")
+        if tokens.ids is None:
+            raise LayoutError(
+                "a multi-scale tokenizer decodes ids, given latents: decode_canvas takes a finished canvas"
+            )
         ids = self._checked_ids(tokens)
         layout = self._whole_layout(tokens, size, layout)
         *_, canvas = self.quantizer.running(ids, layout, tokens.layout.num_levels)
@@ -217,12 +218,12 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
             canvases = self.quantizer.running(tokens.ids, layout, layout.num_levels - 1)
             resized = [self.resize_canvas(canvas, layout.levels[level + 1]) for level, canvas in enumerate(canvases)]
         except IndexError:
-            self.one_id_per_token(tokens)
+            self._checked_ids(tokens)
             raise
         return (
             torch.cat(resized, dim=1)
             if resized
-            else self.codebook.new_zeros(tokens.batch_size, 0, self.latent_channels)
+            else torch.zeros(tokens.batch_size, 0, self.latent_channels, device=tokens.device)
         )
 
     def initial_canvas(
@@ -233,7 +234,7 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         dtype: torch.dtype = torch.float32,
     ) -> torch.Tensor:
         """An empty canvas, `(batch, channels, h, w)` at the size of the last level."""
-        return torch.zeros(batch_size, self.latent_channels, *layout.final, device=device, dtype=dtype)
+        return self.quantizer.initial_canvas(batch_size, layout, device).to(dtype)
 
     def accumulate(self, canvas: torch.Tensor, codes: torch.Tensor, level: int, layout: TokenLayout) -> torch.Tensor:
         """The canvas after a level's codes are placed.
@@ -260,21 +261,14 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
         Raises:
             LayoutError: another shape.
         """
-        if not isinstance(canvas, torch.Tensor) or canvas.dim() != 4 or canvas.shape[1] != self.latent_channels:
-            raise LayoutError(
-                f"a canvas must be (batch, {self.latent_channels}, rows, columns), given {described(canvas)}"
-            )
+        channels = self.config.code_channels
+        if not isinstance(canvas, torch.Tensor) or canvas.dim() != 4 or canvas.shape[1] != channels:
+            raise LayoutError(f"a canvas must be (batch, {channels}, rows, columns), given {described(canvas)}")
         return self.decode_features(canvas, clamp=clamp)
 
+    @abstractmethod
     def _checked_ids(self, tokens: VisualTokens) -> torch.Tensor:
-        check_tokens(tokens, self)
-        if tokens.layout.num_dimensions != 2:
-            raise LayoutError(f"a multi-scale VQ tokenizer decodes grids (rows and columns), given {tokens.layout}")
-        if tokens.ids is None:
-            raise LayoutError(
-                "a multi-scale VQ tokenizer decodes ids, given latents: decode_canvas takes a finished canvas"
-            )
-        return self.one_id_per_token(tokens)
+        """The tokens' ids, once they have been checked against what the quantizer knows."""
 
     def _whole_layout(
         self, tokens: VisualTokens, size: tuple[int, int] | None, layout: TokenLayout | None
@@ -296,3 +290,41 @@ class MultiScaleVQTokenizer(CodebookTokenizer):
                 "the whole pyramid as layout"
             )
         return layout
+
+
+class MultiScaleVQTokenizer(PyramidTokenizer, CodebookTokenizer):
+    """Pictures to a pyramid of ids and back; the first levels alone decode to a coarse picture."""
+
+    config: MultiScaleVQTokenizerConfig
+    config_class = MultiScaleVQTokenizerConfig
+    quantizer: ResidualPyramidQuantizer
+
+    def __init__(self, config: MultiScaleVQTokenizerConfig):
+        super().__init__(config)
+        number = config.num_refinements
+        self.quantizer = ResidualPyramidQuantizer(
+            config,
+            num_refinements=len(config.levels) if number is None else number,
+            refinement_kernel_size=config.refinement_kernel_size,
+            refinement_ratio=float(config.refinement_ratio),
+            upsample_mode=config.upsample_mode,
+            downsample_mode=config.downsample_mode,
+        )
+        self.post_init()
+
+    def quantize(self, features: torch.Tensor, layout: TokenLayout | None = None) -> QuantizerOutput:
+        """The sum of all levels, ids and loss terms of `encode_features`' result.
+
+        Updates the codebook's statistics in training mode.
+
+        Args:
+            features: `(batch, code_channels, h, w)`.
+            layout: a pyramid that ends at `h x w`; None for the config's.
+
+        Raises:
+            LayoutError: the pyramid does not end at the map's size.
+        """
+        return self.quantizer(features, self.config.layout if layout is None else layout)
+
+    def _checked_ids(self, tokens: VisualTokens) -> torch.Tensor:
+        return self.one_id_per_token(tokens)

@@ -106,6 +106,10 @@ class ResidualPyramidQuantizer(nn.Module):
         self.refinement_ratio = refinement_ratio
         self.upsample_mode, self.downsample_mode = upsample_mode, downsample_mode
 
+    def initial_canvas(self, batch_size: int, layout: TokenLayout, device: torch.device | str) -> torch.Tensor:
+        """An empty canvas, `(batch, channels, h, w)` fp32 at the size of the last level."""
+        return torch.zeros(batch_size, self.config.code_channels, *layout.final, device=device)
+
     def refinement_index(self, level: int, num_levels: int) -> int:
         """Which convolution serves a level: the one whose tick is nearest to `level / (num_levels - 1)`.
 
@@ -156,8 +160,7 @@ class ResidualPyramidQuantizer(nn.Module):
             layout: the whole pyramid.
             num_levels: how many levels to place; None for all.
         """
-        height, width = layout.final
-        canvas = torch.zeros(ids.shape[0], self.config.code_channels, height, width, device=ids.device)
+        canvas = self.initial_canvas(ids.shape[0], layout, ids.device)
         for level in range(layout.num_levels if num_levels is None else num_levels):
             codes = self.codebook.lookup(ids[:, layout.level_slice(level)])
             canvas = self.accumulate(canvas, codes, level, layout)

@@ -149,6 +149,7 @@ class VQTokenizer(CodebookTokenizer):
     config: VQTokenizerConfig
     config_class = VQTokenizerConfig
     quantizer: VectorQuantizer
+    takes_levels = True
 
     def __init__(self, config: VQTokenizerConfig):
         super().__init__(config)

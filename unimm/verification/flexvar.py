@@ -41,7 +41,7 @@ def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
         guidance_scale=guidance(sides, run["cfg"], run["max_pn"]),
         top_k=run["top_k"],
         top_p=run["top_p"],
-        plan_options={"scales": sides, "sampled_sides": sampled},
+        plan_options={"levels": sides, "sampled_sides": sampled},
         randomness={"token": given["sample.uniform"]},
         output_logits=True,
     )
@@ -49,7 +49,7 @@ def _generator(model: Any, case: Case, probe: Probe) -> dict[str, torch.Tensor]:
         labels=labels,
         guidance_scale=run["constant_cfg"],
         do_sample=False,
-        plan_options={"scales": run["train_patch_nums"]},
+        plan_options={"levels": run["train_patch_nums"]},
         output_logits=True,
     )
     for name, result, levels in (("sample", drawn, sides), ("greedy", greedy, run["train_patch_nums"])):
