@@ -29,9 +29,8 @@ class CrossAttention(nn.Module):
         self.output_dropout = nn.Dropout(float(config.dropout))
 
     def remember(self, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values `(batch, heads, length, head width)` of a memory `(batch, length, channels)`."""
+        """Keys and values without their bias, `(batch, heads, length, head width)`, of a memory `(batch, length, channels)`."""
         keys, values = self.key_value(memory).chunk(2, dim=-1)
-        values = values + self.value_bias.to(values.dtype)
         return self._heads(keys), self._heads(values)
 
     def forward(
@@ -46,6 +45,8 @@ class CrossAttention(nn.Module):
             mask: `(batch, 1, 1, length)` bool, False for padding.
         """
         keys, values = memory
+        # Here and not in `remember`: an offloaded bias is on the device while `forward` runs.
+        values = values + self.value_bias.to(values.dtype).unflatten(-1, (-1, 1, self.head_dim))
         attended = F.scaled_dot_product_attention(
             self._heads(self.query(hidden_states)),
             keys,

@@ -171,8 +171,9 @@ class PooledTextCondition(Conditioner):
 
     def null(self, *, text_features: torch.Tensor, text_mask: torch.Tensor | None = None) -> Condition:  # type: ignore[override]
         """The null features of the prompts' lengths."""
-        null = self.null_features[: text_features.shape[1]]
-        return self(text_features=null.expand(len(text_features), -1, -1), text_mask=text_mask)
+        # Through `forward`, for which offloaded features are brought to the device.
+        dropped = torch.ones(len(text_features), dtype=torch.bool, device=text_features.device)
+        return self(text_features=text_features, text_mask=text_mask, dropped=dropped)
 
     def batch_size(self, *, text_features: torch.Tensor, text_mask: torch.Tensor | None = None) -> int:  # type: ignore[override]
         return text_features.shape[0]
