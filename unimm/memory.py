@@ -206,7 +206,16 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def _sampling_bytes(model: Any, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes of the whole cache, and the peak of the step with most slots, the last of several."""
+    """Bytes of the whole cache, and the peak of the step with most slots, the last of several.
+
+    Raises:
+        ConfigError: a plan whose steps this does not measure.
+    """
+    if model.plan.denoises or "known" in getattr(model.config.plan_config, "needs", ()):
+        raise ConfigError(
+            f"the memory of a sampling step is not told for the plan '{model.config.plan_config.model_type}', whose steps ask "
+            "the backbone for more than hidden states of new slots: measure it with a picture"
+        )
     backbone = model.backbone if hasattr(model, "backbone") else _language_backbone(model)
     condition = _guided_condition(model, dtype)
     steps = model.plan.steps(model.layout, condition.prefix_length)
@@ -250,14 +259,19 @@ def _language_backbone(model: Any) -> Any:
 def _guided_condition(model: Any, dtype: torch.dtype) -> Condition:
     """A conditional and an unconditional row of the shape that the model's condition gives."""
     if hasattr(model, "language_model"):
-        width, length, is_vector = model.config.text_config.hidden_size, PROMPT_LENGTH, False
-    else:
-        settings = model.config.condition_config
-        width, length = model.config.backbone_config.hidden_size, getattr(settings, "length", 1)
-        is_vector = settings.form == "vector"
-    row = torch.empty(1, *(() if is_vector else (length,)), width, dtype=dtype, device="meta")
-    one = Condition(vector=row) if is_vector else Condition(prefix=row)
-    return stack_conditions([one, one])
+        width, length = model.config.text_config.hidden_size, PROMPT_LENGTH
+        row = torch.empty(1, length, width, dtype=dtype, device="meta")
+        return stack_conditions([Condition(prefix=row)] * 2)
+    settings, backbone = model.config.condition_config, model.config.backbone_config
+    length = getattr(settings, "length", getattr(settings, "prefix_length", 1))
+    parts: dict[str, torch.Tensor] = {}
+    if "vector" in settings.forms:
+        parts["vector"] = torch.empty(1, backbone.hidden_size, dtype=dtype, device="meta")
+    if "prefix" in settings.forms:
+        parts["prefix"] = torch.empty(1, length, backbone.hidden_size, dtype=dtype, device="meta")
+    if "memory" in settings.forms:
+        parts["memory"] = torch.empty(1, length, backbone.memory_size, dtype=dtype, device="meta")
+    return stack_conditions([Condition(**parts)] * 2)
 
 
 def _latent_size(tokenizer: Any) -> tuple[int, ...]:
@@ -270,7 +284,8 @@ def _decoding_bytes(tokenizer: Any, latent_size: tuple[int, ...], dtype: torch.d
     height, width = latent_size
     latents = torch.empty(1, height * width, tokenizer.latent_channels, dtype=dtype, device="meta")
     if hasattr(tokenizer, "decode_canvas"):
-        canvas = latents.transpose(1, 2).unflatten(-1, (height, width))
+        layout = tokenizer.layout_for(height * tokenizer.stride, width * tokenizer.stride)
+        canvas = tokenizer.initial_canvas(1, layout, torch.device("meta")).to(dtype)
         return measure_peak(lambda: tokenizer.decode_canvas(canvas))
     stride = tokenizer.stride
     tokens = VisualTokens(tokenizer.layout_for(height * stride, width * stride), latents=latents)

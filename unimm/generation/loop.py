@@ -272,6 +272,7 @@ def gather_states(output: Any, predicting: int | torch.Tensor) -> tuple[torch.Te
     states = output.last_hidden_state
     if isinstance(predicting, int):
         return states[:, -predicting:], None
+    predicting = predicting.to(states.device)
     if predicting.dim() == 1:
         return states[:, predicting], None
     if predicting.shape[-1] == len(getattr(output, "taps", None) or ()):

@@ -154,11 +154,11 @@ def describe_tokenizer(tokenizer: Any, height: int, width: int, *, batch_size: i
         tokenizer, batch_size=batch_size, tokens_per_sample=tokenizer.layout_for(height, width).length
     )
     memory = described.memory
-    measured = measure_activations(
-        lambda: tokenizer.decode_features(
-            tokenizer.encode_features(torch.empty(batch_size, 3, height, width, device="meta"))
-        )
-    )
+    pixels = torch.empty(batch_size, 3, height, width, device="meta")
+    if hasattr(tokenizer, "decode_features"):
+        measured = measure_activations(lambda: tokenizer.decode_features(tokenizer.encode_features(pixels)))
+    else:
+        measured = measure_activations(lambda: tokenizer(pixels).reconstruction)
     memory = MemoryEstimate(memory.weights, memory.gradients, memory.optimizer, measured)
     return ModelDescription(
         described.kind,
