@@ -67,6 +67,7 @@ def test_the_demo_trains_judges_saves_and_reloads_at_toy_size(name, tmp_path, mo
     assert model.layout.length == 64
 
 
+@pytest.mark.needs("datasets")
 @pytest.mark.parametrize("name", ["llamagen/shapes-text", "llamagen/t2i-stage1", "infinity/shapes", "infinity/2b-256"])
 def test_the_text_conditional_recipes_train_at_toy_size(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
